@@ -1,0 +1,227 @@
+"""The command line: one verb, one short function; the work is done by the functions of the same names in `api`.
+
+Standard output carries results (its last line is the path a script wants); progress and errors go to standard error.
+Exit status: 0 done, 1 the work failed, 2 the input cannot work, 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from thriftnet.errors import ThriftnetError, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Design, train, evaluate and ship small residual networks under a parameter budget.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a data set.")
+recipes_app = typer.Typer(invoke_without_command=True, help="List recipes, or show and compare them.")
+app.add_typer(data_app, name="data")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(recipes_app, name="recipe", hidden=True)
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a packaged recipe, or a TOML file.", metavar="RECIPE")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="digits, cifar10, cifar100, or a path: CIFAR folder or tar.gz, Parquet, folder of class folders, .npz. "
+        "Default: $THRIFTNET_DATA, else digits.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value, e.g. optimizer.lr=0.05.", metavar="KEY=VALUE")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a packaged recipe, or a TOML file.")] = None,
+    data: DataOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed instead of the recipe's.", min=0)] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder to make; default: a new one under runs/.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run folder from its last completed epoch.", metavar="RUN")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Most trainable parameters.", min=1)] = None,
+    overrides: SetOption = None,
+    protocol: Annotated[
+        Literal["paper", "honest"],
+        typer.Option(help="honest: a tenth held out for validation, the test split sealed, whatever the paper did."),
+    ] = "paper",
+) -> None:
+    """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
+    from thriftnet import api
+
+    if resume is not None:
+        given = [name for name, value in (("RECIPE", recipe), ("--epochs", epochs), ("--seed", seed), ("--out", out),
+                                          ("--budget", budget), ("--set", overrides)) if value is not None]
+        if given:
+            raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
+        run = api.resume(resume, data)
+    elif recipe is None:
+        raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
+    else:
+        run = api.train(
+            recipe, data, out=out, epochs=epochs, seed=seed, budget=budget, overrides=overrides or (), protocol=protocol
+        )
+    typer.echo(_outcome(run.result))
+    typer.echo(str(run.path))
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")] = "test",
+    data: DataOption = None,
+    tta: Annotated[Literal["none", "flip"], typer.Option(help="Average over the image and its mirror image.")] = "none",
+    weights: Annotated[Literal["selected", "last"], typer.Option(help="Which epoch's weights.")] = "selected",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a run on a split; `--split test` opens the sealed test set and logs it in the run."""
+    from thriftnet import api
+
+    measured = api.evaluate(run, split, data=data, tta=tta, weights=weights)
+    if as_json:
+        typer.echo(json.dumps(measured.as_dict(), indent=2))
+    else:
+        typer.echo(measured.summary())
+        typer.echo(str(measured.path))
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[
+        Path, typer.Argument(help="Custom test pickle, folder of images, Parquet or .npz.", metavar="INPUT")
+    ],
+    out: Annotated[Path, typer.Option(help="The CSV file to write: ID,Label.")],
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Class names instead of numbers as Label.")] = False,
+    tta: Annotated[Literal["none", "flip"], typer.Option(help="Average over the image and its mirror image.")] = "none",
+) -> None:
+    """Predict the classes of unlabelled images into a CSV file."""
+    from thriftnet import api
+
+    predictions = api.predict(run, images, out=out, probabilities=probabilities, names=names, tta=tta)
+    for note in predictions.notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{len(predictions.ids):,} predictions")
+    typer.echo(str(out))
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the run folder.")] = None,
+) -> None:
+    """Write one self-contained HTML report of a run."""
+    from thriftnet import api
+
+    typer.echo(str(api.report(run, out=out)))
+
+
+@app.command()
+def summary(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
+    channels: Annotated[Literal["1", "3"], typer.Option(help="Input channels.")] = "3",
+    side: Annotated[int, typer.Option(help="Image side in pixels.", min=16, max=256)] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the layer table, the parameters and the multiply-accumulates of a recipe's network."""
+    from thriftnet import api
+
+    table = api.summary(recipe, overrides or (), num_classes=classes, in_channels=int(channels), image_side=side)
+    typer.echo(json.dumps(table.as_dict(), indent=2) if as_json else table.table())
+
+
+@recipes_app.callback()
+def recipes_list(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the packaged recipes with paper, parameters, epochs and claimed accuracy."""
+    if context.invoked_subcommand is not None:
+        return
+    from thriftnet import api
+
+    rows = api.recipe_table()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = max(len(row["name"]) for row in rows)
+    typer.echo(f"{'name':<{width}}  {'parameters':>10}  {'epochs':>6}  {'claimed':>8}  paper")
+    for row in rows:
+        claimed = f"{row['claimed_test_accuracy']:.2f} %" if row["claimed_test_accuracy"] is not None else "-"
+        typer.echo(f"{row['name']:<{width}}  {row['parameters']:>10,}  {row['epochs']:>6}  {claimed:>8}  {row['paper'] or '(ours)'}")
+
+
+@recipes_app.command("show")
+def recipes_show(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    protocol: Annotated[Literal["paper", "honest"], typer.Option(help="Which protocol.")] = "paper",
+) -> None:
+    """Print every resolved value of a recipe as TOML."""
+    from thriftnet import api
+    from thriftnet.recipe import to_toml
+
+    typer.echo(to_toml(api.load_recipe(recipe, overrides or (), protocol)), nl=False)
+
+
+@recipes_app.command("diff")
+def recipes_diff(first: RecipeArgument, second: RecipeArgument) -> None:
+    """Print the resolved values in which two recipes differ."""
+    from thriftnet import recipe as recipes
+
+    for key, left, right in recipes.differences(recipes.load(first), recipes.load(second)):
+        typer.echo(f"{key}: {json.dumps(left)} -> {json.dumps(right)}")
+
+
+@data_app.command("info")
+def data_info(
+    data: Annotated[str, typer.Argument(help="What --data takes.", metavar="DATA")],
+    out: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("contact-sheet.png"),
+    as_json: JsonOption = False,
+) -> None:
+    """Print counts per class, shapes, mean, std and hash of a data set, and write a contact sheet."""
+    from thriftnet import api
+
+    info = api.data_info(data, contact_sheet=out)
+    typer.echo(json.dumps(info.as_dict(), indent=2) if as_json else info.text())
+    typer.echo(str(out), err=as_json)
+
+
+def _outcome(result: dict[str, object]) -> str:
+    """One line: what was selected how, and its accuracy with the label it must carry."""
+    kept = result["selected"]
+    assert isinstance(kept, dict)
+    text = f"{result['status']} after epoch {result['epochs']}; kept epoch {result['selected_epoch']}"
+    for split in ("validation", "test"):
+        if kept[f"{split}_accuracy"] is not None:
+            label = f"{split} accuracy" + (" (test-selected)" if split == "test" else "")
+            text += f", {label} {kept[f'{split}_accuracy']:.2%}"
+    return text
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose become one line on standard error and an exit status."""
+    try:
+        app()
+    except ThriftnetError as error:
+        print(f"thriftnet: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""The order of an epoch, as a pure function of (seed, epoch): nothing hidden to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def steps_per_epoch(count: int, batch_size: int, drop_last: bool) -> int:
+    """Updates in an epoch of `count` images. A set smaller than one batch still gives one."""
+    return max(1, count // batch_size) if drop_last else -(-count // batch_size)
+
+
+def epoch_batches(count: int, batch_size: int, drop_last: bool, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Indices int64 [up to batch_size] into `count` images, each once, in the order of this seed and epoch."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch * 7_919 + 17) % 2**63)
+    order = torch.randperm(count, generator=generator)
+    for step in range(steps_per_epoch(count, batch_size, drop_last)):
+        yield order[step * batch_size : (step + 1) * batch_size]

@@ -1,0 +1,57 @@
+"""What every data source yields, in memory as uint8.
+
+Shapes: N images, C channels (1 or 3), H = W = side in pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """`images`: uint8 [N, C, H, W] and `labels`: int64 [N], both on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise TypeError(f"images must be uint8 [N, C, H, W], not {self.images.dtype} {list(self.images.shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise TypeError(f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: Tensor) -> LabelledImages:
+        """The images and labels at `indices`: int64 [M], in that order."""
+        return LabelledImages(self.images[indices], self.labels[indices])
+
+
+class Source(ABC):
+    """One data set on disk or bundled. Opening reads no image; `train` and `test` read their own split only.
+
+    So training under a sealed test split never touches the bytes of the test images.
+    """
+
+    format: str
+    """Short name of the layout: `digits`, `cifar-python`, `cifar-binary`, `parquet`, `image-folder`, `npz`."""
+    location: str
+    """Where it lies, as an absolute path, or the name of a bundled set."""
+    class_names: tuple[str, ...]
+    """One name a class, in label order."""
+    notes: tuple[str, ...] = ()
+    """How the data was understood where that is not obvious, one sentence each, to be shown to the user."""
+
+    @abstractmethod
+    def train(self) -> LabelledImages:
+        """The training split. Raises DataError where it cannot be read."""
+
+    @abstractmethod
+    def test(self) -> LabelledImages:
+        """The test split. Raises DataError where it cannot be read or there is none."""

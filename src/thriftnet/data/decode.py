@@ -1,0 +1,150 @@
+"""Encoded images (PNG, JPEG, WebP) to uint8 arrays of one shape.
+
+What happens to an image, in this order:
+- its EXIF orientation is applied, so that it stands as a viewer shows it;
+- 16-bit grey values are divided by 257; palettes are looked up; transparent pixels lie on white;
+- it becomes grey (1 channel, ITU-R 601 luma) or RGB (3 channels, grey repeated), as the whole set demands;
+- where a side is asked for and the image is not already that square: its central square is resized to it, bicubic and
+  antialiased (which is the shorter side resized, then a centre crop).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from thriftnet.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+SIZE_FIX = "give a side to resize to, for example --set data.image_side=32"
+
+Encoded = bytes | Path
+
+# What Pillow's decoders raise for damaged files.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_SHOWN = 3
+
+
+class UnreadableImage(Exception):
+    """One image cannot be decoded; the message is the reason alone."""
+
+
+def decode(encoded: Encoded, channels: int, side: int | None) -> np.ndarray:
+    """The image as uint8 [channels, H, W]; H = W = `side` unless `side` is None. Raises UnreadableImage."""
+    with _opened(encoded) as image:
+        if side is not None:
+            # Only JPEG obeys: its decoder then makes a photo of several megapixels 2 to 8 times smaller on its own,
+            # still at least four times as large as needed.
+            image.draft(None, (4 * side, 4 * side))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_planes(resize(_converted(image, channels), side))
+
+
+def decode_all(named: Iterable[tuple[str, Encoded]], channels: int, side: int | None) -> Tensor:
+    """Every image, uint8 [N, channels, H, W]; where `side` is None, all must have the size of the first.
+
+    `named` yields (the name that a message calls it by, the encoded image). Raises DataError naming the unreadable ones.
+    """
+    arrays: list[np.ndarray] = []
+    unreadable: list[str] = []
+    for name, encoded in named:
+        try:
+            array = decode(encoded, channels, side)
+        except UnreadableImage as reason:
+            unreadable.append(f"{name} ({reason})")
+            continue
+        if arrays and array.shape != arrays[0].shape:
+            raise DataError(f"{name} has {_size(array)} pixels, the images before it {_size(arrays[0])}; {SIZE_FIX}")
+        arrays.append(array)
+    if unreadable:
+        total = len(unreadable) + len(arrays)
+        shown = ", ".join(unreadable[:_SHOWN]) + (f" and {len(unreadable) - _SHOWN} more" * (len(unreadable) > _SHOWN))
+        raise DataError(f"{len(unreadable)} of {total} images cannot be read: {shown}; replace or remove them")
+    return torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, channels, side or 0, side or 0, dtype=torch.uint8)
+
+
+def common_channels(encoded: Iterable[Encoded]) -> int:
+    """1 where every image is grey, else 3. Reads headers only, up to the first colour image; unreadable ones are skipped."""
+    for item in encoded:
+        try:
+            with _opened(item) as image:
+                if not _is_grey(image):
+                    return 3
+        except UnreadableImage:
+            continue  # `decode_all` names it
+    return 1
+
+
+def resize(image: Image.Image, side: int | None) -> Image.Image:
+    """The central square of `image`, `side` pixels wide; `image` itself where it is that already or `side` is None."""
+    if side is None or image.size == (side, side):
+        return image
+    width, height = image.size
+    square = min(width, height)
+    left, top = (width - square) / 2, (height - square) / 2
+    box = (left, top, left + square, top + square)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def resize_all(images: Tensor, side: int | None) -> Tensor:
+    """uint8 [N, C, H, W] to [N, C, side, side] by the rule of this module; `images` itself where nothing changes."""
+    if side is None or tuple(images.shape[2:]) == (side, side):
+        return images
+    resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
+    for index, image in enumerate(images.numpy()):
+        picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+        resized[index] = torch.from_numpy(to_planes(resize(picture, side)))
+    return resized
+
+
+def to_planes(image: Image.Image) -> np.ndarray:
+    """A grey or RGB Pillow image as uint8 [C, H, W]."""
+    array = np.array(image)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+@contextmanager
+def _opened(encoded: Encoded) -> Iterator[Image.Image]:
+    """The opened image; whatever Pillow says inside the block becomes one UnreadableImage."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between one and two times its limit of 89 megapixels; a set of images needs neither.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+            opened = Image.open(file, formats=FORMATS)
+        with opened as image:
+            yield image
+    except Image.UnidentifiedImageError:
+        raise UnreadableImage("not a PNG, JPEG or WebP image") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
+    except _DAMAGED as error:
+        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = Image.fromarray(((np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha).convert("RGB")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[2]}x{array.shape[1]}"

@@ -1,0 +1,101 @@
+"""From a source to what the training loop needs: split, checked, with statistics. The test split stays closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thriftnet.config import DataConfig
+from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.decode import SIZE_FIX
+from thriftnet.data.splits import split_training
+from thriftnet.data.statistics import channel_statistics, fingerprint
+from thriftnet.errors import DataError
+
+SMALLEST_SIDE, LARGEST_SIDE = 16, 256
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training sees of its data."""
+
+    train: LabelledImages
+    """The images that are trained on."""
+    validation: LabelledImages | None
+    """The images held out of the training split; None where there are none."""
+    mean: tuple[float, ...]
+    """Per channel, in [0, 1]: the recipe's, else of the images that are trained on."""
+    std: tuple[float, ...]
+    fingerprint: str
+    """SHA-256 of the whole training split as it was read, before validation images were held out."""
+    class_names: tuple[str, ...]
+    train_indices: Tensor
+    """int64, sorted: where `train` lies in the source's training split."""
+    validation_indices: Tensor
+
+
+def prepare(source: Source, config: DataConfig, selection: str, split_seed: int) -> TrainingData:
+    """Read the training split of `source`, check it and divide it. Never opens the test split.
+
+    Raises DataError where the images cannot be trained on or the numbers asked for do not fit them.
+    """
+    everything = source.train()
+    check_images(everything, source, config.image_side)
+    train_indices, validation_indices = split_training(
+        everything.labels, config.validation_images, config.train_images, split_seed
+    )
+    if selection == "validation" and len(validation_indices) == 0:
+        raise DataError("data.validation_images = 0, but training.selection = 'validation' needs some; set either")
+    train = everything.select(train_indices)
+    mean, std = _normalisation(train, config)
+    return TrainingData(
+        train=train,
+        validation=everything.select(validation_indices) if len(validation_indices) else None,
+        mean=mean,
+        std=std,
+        fingerprint=fingerprint(everything),
+        class_names=source.class_names,
+        train_indices=train_indices,
+        validation_indices=validation_indices,
+    )
+
+
+def check_images(data: LabelledImages, source: Source, image_side: int | None) -> None:
+    """Raise DataError unless these training images can be trained on: classes, labels, channels and sides."""
+    where, classes = source.location, len(source.class_names)
+    if classes < 2:
+        raise DataError(f"{where} has {classes} class; classification needs at least two")
+    if len(data) == 0:
+        raise DataError(f"{where} has no training images")
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(f"{where} has labels from {low} to {high}, but {classes} classes; labels must be 0 to {classes - 1}")
+    counts = torch.bincount(data.labels, minlength=classes)
+    empty = [name for name, count in zip(source.class_names, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        raise DataError(f"{where} has no training image of class {', '.join(empty[:3])}; add some or remove the class")
+    _, channels, height, width = data.images.shape
+    if channels not in (1, 3):
+        raise DataError(f"{where} has images of {channels} channels; 1 (grey) and 3 (RGB) can be used")
+    if height != width or not SMALLEST_SIDE <= height <= LARGEST_SIDE:
+        raise DataError(
+            f"{where} has images of {width}x{height} pixels; "
+            f"they must be square, {SMALLEST_SIDE} to {LARGEST_SIDE} pixels: {SIZE_FIX}"
+        )
+    if image_side is not None and height != image_side:
+        raise DataError(f"{where} was opened with images of side {height}, not data.image_side = {image_side}; open it with that")
+
+
+def _normalisation(train: LabelledImages, config: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = train.images.shape[1]
+    if config.mean is not None and config.std is not None:
+        for field, values in (("mean", config.mean), ("std", config.std)):
+            if len(values) != channels:
+                raise DataError(f"data.{field} = {list(values)} has {len(values)} values, but the images {channels} channels")
+        return config.mean, config.std
+    mean, std = channel_statistics(train.images)
+    if min(std) == 0:
+        raise DataError(f"channel {std.index(0)} is the same in every pixel of every image, so it cannot be normalised")
+    return mean, std

@@ -1,0 +1,40 @@
+"""Channel mean and standard deviation, and a fingerprint of a set of images."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from thriftnet.data.dataset import LabelledImages
+
+_CHUNK = 4096
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel of uint8 [N, C, H, W], in [0, 1], over all pixels of all images.
+
+    The 256 possible values are counted first, so the sums are exact whatever the number of images. The standard deviation
+    is the population's (divided by the number of pixels). Raises ValueError for an empty tensor.
+    """
+    if images.numel() == 0:
+        raise ValueError(f"no pixels in images of shape {list(images.shape)}")
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for chunk in images.split(_CHUNK):
+        for channel, plane in enumerate(chunk.unbind(1)):
+            counts[channel] += torch.bincount(plane.reshape(-1), minlength=256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double() / counts[0].sum()
+    mean = share @ values
+    std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def fingerprint(data: LabelledImages) -> str:
+    """SHA-256 in hexadecimal of the shape, every pixel and every label, in their order."""
+    digest = hashlib.sha256(repr(list(data.images.shape)).encode())
+    for chunk in data.images.split(_CHUNK):
+        digest.update(chunk.contiguous().numpy().data)
+    digest.update(data.labels.numpy().astype("<i8").data)
+    return digest.hexdigest()

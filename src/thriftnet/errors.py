@@ -1,0 +1,78 @@
+"""Every error that thriftnet raises on purpose.
+
+    ThriftnetError                 exit status 1; the message says what happened, what is safe, what to do
+    ├── UserError                  exit status 2; something the user gave cannot work
+    │   ├── RecipeError            a recipe's key, type, value or combination
+    │   ├── BudgetError            the network has more trainable parameters than the budget
+    │   ├── DataError              data that cannot be found, read or used
+    │   ├── RunFolderError         a run folder that is missing, damaged, occupied or unwritable
+    │   └── MissingExtraError      an optional dependency is not installed
+    ├── NonFiniteLossError         the loss became NaN or infinite; the update was not applied
+    ├── StorageError               the operating system refused a write (full disk, quota, permission)
+    └── Interrupted                Ctrl-C or SIGTERM; what was completed is saved (exit status 130 or 143)
+
+The command line prints the message of any of these as one line and never shows a traceback for them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ThriftnetError(Exception):
+    """Base of every error that thriftnet raises on purpose."""
+
+    exit_status = 1
+
+
+class UserError(ThriftnetError):
+    """Something the user gave cannot work; the message names it, its value and the fix."""
+
+    exit_status = 2
+
+
+class RecipeError(UserError):
+    """A recipe has an unknown key, a wrong type, a value out of range or an impossible combination."""
+
+
+class BudgetError(UserError):
+    """The network has more trainable parameters than the budget allows."""
+
+
+class DataError(UserError):
+    """Data that cannot be found, read or used."""
+
+
+class RunFolderError(UserError):
+    """A run folder that is missing, damaged, occupied or unwritable."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is needed and not installed; the message names the extra."""
+
+
+class NonFiniteLossError(ThriftnetError):
+    """The loss became NaN or infinite. Raised before the update, so the weights are still finite."""
+
+
+class StorageError(ThriftnetError):
+    """The operating system refused a write: full disk, quota, permission."""
+
+
+class Interrupted(ThriftnetError):
+    """Ctrl-C or SIGTERM arrived; the last completed epoch is saved.
+
+    `signal_number` is 2 (SIGINT) or 15 (SIGTERM); the exit status is 128 + that number, as shells expect.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.exit_status = 128 + signal_number
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """` - did you mean 'x'?` for the candidate nearest to `word`, or an empty string when none is near."""
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f" - did you mean {matches[0]!r}?" if matches else ""

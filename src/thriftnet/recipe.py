@@ -1,0 +1,241 @@
+"""TOML file -> RecipeConfig: one parent at most, `key=value` overrides, errors that name the nearest right key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from thriftnet.config import RecipeConfig
+from thriftnet.errors import RecipeError, nearest
+
+MAX_RECIPE_BYTES = 1_000_000
+
+
+def names() -> list[str]:
+    """The packaged recipes, sorted; files that begin with an underscore only serve as parents."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in _packaged().iterdir()
+        if entry.name.endswith(".toml") and not entry.name.startswith("_")
+    )
+
+
+def load(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
+    """The resolved recipe of a packaged name or of a TOML file, with `section.key=value` overrides applied.
+
+    Raises RecipeError for an unknown name, an unknown key, a wrong type or an impossible combination.
+    """
+    name, text, folder = _read(name_or_path)
+    tables = _parse(text, name)
+    parent = tables.pop("inherits", None)
+    if parent is not None:
+        tables = _merge(_parent_tables(parent, name, folder), tables)
+    for override in overrides:
+        _apply_override(tables, override)
+    tables.setdefault("name", name)
+    return validate(tables, name)
+
+
+def validate(tables: dict[str, Any], name: str) -> RecipeConfig:
+    """The typed recipe of nested `tables`; raises RecipeError with one line for the first thing that is wrong."""
+    try:
+        return RecipeConfig.model_validate(tables)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {name}: {_explain(error)}") from None
+
+
+def with_changes(recipe: RecipeConfig, changes: dict[str, dict[str, Any]]) -> RecipeConfig:
+    """`recipe` with single fields replaced and all checks run again: {"training": {"epochs": 3}}."""
+    return validate(_merge(recipe.model_dump(exclude_unset=True), changes), recipe.name)
+
+
+def honest(recipe: RecipeConfig) -> RecipeConfig:
+    """The same recipe under the honest protocol: a tenth held out for validation, the test split sealed."""
+    return with_changes(recipe, {"data": {"validation_images": None}, "training": {"selection": "validation"}})
+
+
+def content_hash(recipe: RecipeConfig) -> str:
+    """Twelve hexadecimal digits over every resolved value, whatever the file's formatting."""
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def to_toml(recipe: RecipeConfig) -> str:
+    """Every resolved value as TOML that `load` reads back; absent (None) values are left out."""
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for section, table in values.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{section}]"] + [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def differences(first: RecipeConfig, second: RecipeConfig) -> list[tuple[str, Any, Any]]:
+    """(dotted key, value in first, value in second) for every resolved value that differs."""
+    left, right = _flatten(first.model_dump(mode="json")), _flatten(second.model_dump(mode="json"))
+    return [
+        (key, left.get(key), right.get(key))
+        for key in dict.fromkeys([*left, *right])
+        if left.get(key) != right.get(key) and key != "name"
+    ]
+
+
+def _packaged() -> Any:
+    return resources.files("thriftnet") / "recipes"
+
+
+def _read(name_or_path: str) -> tuple[str, str, Path | None]:
+    """(name, text, folder of the file or None when packaged)."""
+    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+        path = Path(name_or_path)
+        try:
+            if path.stat().st_size > MAX_RECIPE_BYTES:
+                raise RecipeError(f"recipe {path} is larger than {MAX_RECIPE_BYTES:,} bytes; recipes are about 25 lines")
+            return path.stem, path.read_text(encoding="utf-8"), path.parent
+        except OSError as error:
+            raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise RecipeError(f"recipe {path} is not UTF-8 text; save it as UTF-8") from None
+    entry = _packaged() / f"{name_or_path}.toml"
+    if not entry.is_file():
+        hint = nearest(name_or_path, names())
+        raise RecipeError(f"no recipe named {name_or_path!r}{hint}; `thriftnet recipes` lists them, a file ends in .toml")
+    return name_or_path, entry.read_text(encoding="utf-8"), None
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"recipe {name} is not valid TOML: {error}") from None
+
+
+def _parent_tables(parent: Any, child: str, folder: Path | None) -> dict[str, Any]:
+    if not isinstance(parent, str):
+        raise RecipeError(f"recipe {child}: inherits = {parent!r} must be the name of one recipe")
+    beside = folder / f"{parent.removesuffix('.toml')}.toml" if folder is not None else None
+    _, text, _ = _read(str(beside) if beside is not None and beside.is_file() else parent)
+    tables = _parse(text, parent)
+    if "inherits" in tables:
+        raise RecipeError(
+            f"recipe {child} inherits {parent}, which itself inherits {tables['inherits']}; one parent at most, "
+            f"so that a recipe is read in two files"
+        )
+    return tables
+
+
+def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key; every other value of the child replaces the parent's."""
+    merged = dict(parent)
+    for key, value in child.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _apply_override(tables: dict[str, Any], override: str) -> None:
+    """`optimizer.lr=0.05`, `augment.ops.0.degrees=10` or `model.widths=[16, 32]`, written into `tables`."""
+    key, equals, raw = override.partition("=")
+    steps = key.strip().split(".")
+    if not equals or not all(steps):
+        raise RecipeError(f"--set {override!r} is not of the form section.key=value, for example optimizer.lr=0.05")
+    try:
+        value = tomllib.loads(f"value = {raw.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is a string: optimizer.name=adam
+    place: Any = tables
+    for depth, step in enumerate(steps):
+        last = depth == len(steps) - 1
+        if isinstance(place, list):
+            if not step.isdigit() or int(step) >= len(place):
+                raise RecipeError(f"--set {key}: {step!r} is not an index of a list of {len(place)}")
+            step_key: Any = int(step)
+        elif isinstance(place, dict):
+            step_key = step
+            if not last:
+                place.setdefault(step, {})
+        else:
+            raise RecipeError(f"--set {key}: {'.'.join(steps[:depth])} is a value, not a table")
+        if last:
+            place[step_key] = value
+        else:
+            place = place[step_key]
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint as `field = value: what is wrong`, with the nearest right name for an unknown key."""
+    complaint = error.errors()[0]
+    place = [step for step in complaint["loc"]]
+    field = ".".join(str(step) for step in place) or "recipe"
+    if complaint["type"] == "extra_forbidden":
+        known = _fields_at(place[:-1])
+        hint = nearest(str(place[-1]), known) or f"; known here: {', '.join(known)}"
+        return f"unknown key {field} = {complaint['input']!r}{hint}"
+    if complaint["type"] == "missing":
+        return f"{field} is missing"
+    message = complaint["msg"].removeprefix("Value error, ")
+    if complaint["type"] == "value_error":
+        return f"[{field}] {message}" if place else message
+    message = message[0].lower() + message[1:]
+    word = complaint["input"]
+    expected = str(complaint.get("ctx", {}).get("expected", complaint.get("ctx", {}).get("expected_tags", "")))
+    hint = nearest(word, [name.strip("' ") for name in expected.replace(" or ", ",").split(",")]) if isinstance(word, str) else ""
+    return f"{field} = {word!r}: {message}{hint}"
+
+
+def _fields_at(place: Sequence[int | str]) -> list[str]:
+    """Field names of the section at `place`, walking the types of RecipeConfig."""
+    candidates: list[Any] = [RecipeConfig]
+    for step in place:
+        if isinstance(step, int):
+            continue
+        following: list[Any] = []
+        for section in candidates:
+            if step in section.model_fields:
+                following += _sections(section.model_fields[step].annotation)
+        tagged = [section for section in candidates if _tag(section) == step]
+        candidates = tagged or following or candidates
+    return sorted({name for section in candidates for name in section.model_fields})
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Every section class that appears inside an annotation such as `tuple[A | B, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for inner in getattr(annotation, "__args__", ()) for section in _sections(inner)]
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    """The `op` word of an augmentation's section."""
+    field = section.model_fields.get("op")
+    return field.annotation.__args__[0] if field is not None and field.annotation is not None else None
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        items = {str(index): entry for index, entry in enumerate(value)}.items()
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _toml_value(value: Any) -> str:
+    """JSON's form of strings, numbers, booleans and lists is also TOML's; tables become inline tables."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(inner) for inner in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,191 @@
+"""Device, dtype, memory layout, threads and seeds; each automatic choice comes with its reason."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thriftnet.config import RuntimeConfig
+from thriftnet.errors import RecipeError
+
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The resolved choices; `reasons` has one line for each."""
+
+    device: torch.device
+    precision: str
+    channels_last: bool
+    threads: int
+    reasons: tuple[str, ...]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for a forward pass; does nothing in fp32."""
+        return nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype)
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """None in fp32, where autocast has nothing to do."""
+        return AUTOCAST_DTYPES[self.precision]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """The network on the device, in the memory layout."""
+        return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+
+
+def resolve(config: RuntimeConfig) -> Runtime:
+    """Choose what the recipe left on `auto`, set the thread count, and say why.
+
+    Raises RecipeError for a device or precision that this machine does not have.
+    """
+    reasons: list[str] = []
+    device = _device(config.device, reasons)
+    precision = _precision(config.precision, device, reasons)
+    if config.channels_last == "auto":
+        channels_last = device.type in ("cpu", "cuda")
+        reasons.append(f"channels-last {'on' if channels_last else 'off'}: the convolutions' fastest layout on {device.type}")
+    else:
+        channels_last = config.channels_last == "yes"
+    threads = _threads(config.threads, reasons)
+    torch.set_num_threads(threads)
+    return Runtime(device, precision, channels_last, threads, tuple(reasons))
+
+
+def _device(wanted: str, reasons: list[str]) -> torch.device:
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            reasons.append(f"device cuda: {torch.cuda.get_device_name(0)} is available")
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            reasons.append("device mps: an Apple GPU is available")
+            return torch.device("mps")
+        reasons.append("device cpu: no GPU is visible to torch")
+        return torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise RecipeError(f"runtime.device = {wanted!r} is not a device; use auto, cpu, cuda, cuda:1 or mps") from None
+    usable = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(device.type, False)
+    if not usable:
+        raise RecipeError(f"runtime.device = {wanted!r} is not available here; use runtime.device = auto or cpu")
+    return device
+
+
+def _precision(wanted: str, device: torch.device, reasons: list[str]) -> str:
+    if wanted == "fp16" and device.type == "cpu":
+        raise RecipeError("runtime.precision = 'fp16' needs a GPU; on a CPU use bf16 or fp32")
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            reasons.append("precision bf16: this GPU computes it natively")
+            return "bf16"
+        reasons.append("precision fp16 with loss scaling: this GPU has no bf16")
+        return "fp16"
+    if device.type == "cpu" and _cpu_has_bf16():
+        reasons.append("precision bf16: this CPU multiplies bf16 matrices in hardware (AMX or AVX-512 BF16)")
+        return "bf16"
+    reasons.append(f"precision fp32: no fast bf16 arithmetic known on this {device.type}")
+    return "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor has bf16 matrix instructions; elsewhere autocast would be slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False  # not Linux: torch has no fast CPU bf16 path to gain from
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def available_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads(wanted: int | str, reasons: list[str]) -> int:
+    if isinstance(wanted, int):
+        return wanted
+    environment = os.environ.get("OMP_NUM_THREADS", "")
+    if environment.isdigit() and int(environment) > 0:
+        reasons.append(f"threads {environment}: OMP_NUM_THREADS says so")
+        return int(environment)
+    # Beyond 16 threads batches of 32x32 images are too small to share; oversubscription is ruinous.
+    threads = min(available_cores(), 16)
+    reasons.append(f"threads {threads}: {available_cores()} cores are available to this process")
+    return threads
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """What a number measured here depends on; an allow-list, so no secret of the environment is ever stored."""
+    packages = ("torch", "numpy", "pydantic", "pillow", "pyarrow", "scikit-learn", "safetensors", "thriftnet")
+    device_name = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else _cpu_name()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version for name in packages if (version := _version(name)) is not None},
+        "device": str(runtime.device),
+        "device_name": device_name,
+        "precision": runtime.precision,
+        "channels_last": runtime.channels_last,
+        "threads": runtime.threads,
+        "cores": available_cores(),
+        "reasons": list(runtime.reasons),
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with `+changes` if files differ; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(here, "status", "--porcelain", "--untracked-files=no", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux; the general name below serves
+    return platform.processor() or platform.machine()
+
+
+def seed_everything(seed: int, epoch: int) -> None:
+    """Seed torch's generators (initial weights, dropout) as a pure function of seed and epoch, so a resume agrees."""
+    torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)

@@ -1,0 +1,113 @@
+"""Files that are complete or absent.
+
+A file is written beside its final place, forced to the disk and then renamed over it, so that neither a full disk nor a
+killed process leaves half a file under the real name. Every refusal of the operating system becomes one StorageError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from thriftnet.errors import StorageError
+
+_REASONS = {
+    errno.ENOSPC: ("no space is left on the device", "free some space or choose another folder"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
+    errno.EFBIG: ("the file is larger than the system allows", "choose another folder"),
+    errno.EACCES: ("permission denied", "choose a folder that you may write to"),
+    errno.EPERM: ("permission denied", "choose a folder that you may write to"),
+    errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.ENOENT: ("its folder does not exist", "create it or choose another"),
+    errno.ENOTDIR: ("a part of its path is a file, not a folder", "choose another path"),
+    errno.EEXIST: ("a file of that name is in the way", "choose another path"),
+    errno.EISDIR: ("it is a folder", "give the path of a file"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+}
+
+
+def storage_error(path: Path, error: OSError, safe: str) -> StorageError:
+    """The one-line StorageError for a refused write to `path`; `safe` says what is unharmed."""
+    unknown = (error.strerror or str(error), "check the disk and try again")
+    reason, fix = _REASONS.get(error.errno or 0, unknown)
+    return StorageError(f"could not write {path}: {reason}; {safe}; {fix}")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a new empty file in the folder of `path`; when the block ends well, it takes the place of `path`.
+
+    Whatever the block raises, the file is removed and an earlier `path` stays as it was. The yielded name ends as `path`
+    does, because some writers look at the ending. A device or pipe (`/dev/stdout`) is yielded itself: replacing it would
+    turn it into a file. Libraries that hide the OSError of a failed write in an error of their own (safetensors,
+    torch.save) should write to memory first and use `write_atomic`.
+
+    Raises StorageError for an OSError of the write, naming `path`, the reason, what is safe and the fix.
+    """
+    safe = "no incomplete file is left"
+    temporary = None
+    try:
+        try:
+            kind = os.stat(path).st_mode
+        except FileNotFoundError:
+            kind = stat.S_IFREG
+        else:
+            safe = "the earlier file is unchanged"
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not stat.S_ISREG(kind):
+            yield path
+            return
+        # A link keeps pointing where it did: its target is replaced.
+        final = Path(os.path.realpath(path))
+        temporary = final.with_name(f".partial-{secrets.token_hex(8)}{final.suffix}")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, final)
+        safe = "the new file is in place but may not outlive a crash of the machine"
+        _flush_folder(final.parent)
+    except OSError as error:
+        # Only this write's own errors: a block that could not read some other file says so itself.
+        if error.filename is not None and os.fspath(error.filename) not in (str(temporary), str(path)):
+            raise
+        raise storage_error(path, error, safe) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write `content` (a str as UTF-8, line ends as given) to `path`, whole or not at all.
+
+    Raises StorageError as `atomic_path` does.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _flush(path: Path) -> None:
+    """Without this a crash of the machine after the rename could leave an empty file under the real name."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder; its rename is journalled
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # file systems that do not know it for folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,344 @@
+"""The training loop: epochs of `train_step`, evaluation, selection, and a state on disk after every epoch.
+
+Everything random is a function of (seed, epoch, step, image), and everything else that the next epoch depends on is in
+the resume state, so a resumed run continues as the uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thriftnet import recipe as recipes
+from thriftnet import runtime as runtimes
+from thriftnet.augment.draws import Draws
+from thriftnet.augment.policy import Policy, as_float, build_policy
+from thriftnet.config import RecipeConfig
+from thriftnet.data.batches import epoch_batches, steps_per_epoch
+from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.normalize import normalize
+from thriftnet.data.prepare import TrainingData, prepare
+from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError
+from thriftnet.evaluation.predict import predict_logits
+from thriftnet.models.build import build_model, check_recipe_network
+from thriftnet.models.budget import trainable_parameters
+from thriftnet.optim.averaging import WeightAverage
+from thriftnet.optim.build import build_optimizer, set_rates
+from thriftnet.optim.schedules import Schedule
+from thriftnet.training.interruption import StopRequest, watch_signals
+from thriftnet.training.progress import Display
+from thriftnet.training.run_folder import RunFolder
+from thriftnet.training.step import Learner, train_step
+
+EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
+
+
+def fit(recipe: RecipeConfig, source: Source, folder: RunFolder, display: Display, resume: bool = False) -> None:
+    """Train `recipe` on `source` into `folder`; with `resume`, go on from the last completed epoch stored there.
+
+    Raises BudgetError or RecipeError before any data is read, DataError for unusable data, RunFolderError for a resume
+    that does not fit, NonFiniteLossError before the update that would have spread it, Interrupted after a signal.
+    """
+    check_recipe_network(recipe)
+    runtime = runtimes.resolve(recipe.runtime)
+    if not resume:
+        folder.create()
+    data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
+    run = _Run(recipe, runtime, data, source, folder)
+    if resume and (folder.has("resume.pt") or folder.has("metrics.csv")):
+        run.restore()
+        folder.log("resumed", epoch=len(run.history), environment=runtimes.environment(runtime))
+    else:
+        run.describe(source)
+        folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
+    for reason in runtime.reasons:
+        folder.log("automatic choice", reason=reason)
+    display.start(
+        [f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters", *runtime.reasons],
+        recipe.training.epochs,
+        run.schedule.steps_per_epoch,
+        len(run.history),
+    )
+    try:
+        with watch_signals() as request:
+            run.train(display, request)
+    finally:
+        display.stop()
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The kept epoch: its number from 1, and the accuracy (a fraction) that chose it, None before the first epoch."""
+
+    epoch: int = 0
+    accuracy: float | None = None
+
+
+class _Run:
+    """The moving parts of one training, between `describe` or `restore` and the last epoch."""
+
+    def __init__(
+        self, recipe: RecipeConfig, runtime: runtimes.Runtime, data: TrainingData, source: Source, folder: RunFolder
+    ) -> None:
+        self.recipe, self.runtime, self.data, self.folder = recipe, runtime, data, folder
+        training = recipe.training
+        channels = data.train.images.shape[1]
+        runtimes.seed_everything(training.seed, epoch=0)
+        network = build_model(recipe.model, channels, len(data.class_names), recipe.name)
+        self.network = runtime.place(network)
+        average = WeightAverage(self.network, training.ema_decay) if training.ema_decay is not None else None
+        forward: nn.Module = torch.compile(self.network) if recipe.runtime.compile else self.network  # type: ignore[assignment]
+        self.learner = Learner(
+            network=forward,
+            optimizer=build_optimizer(self.network, recipe.optimizer, runtime.device),
+            optimizer_config=recipe.optimizer,
+            perturbation=recipe.perturbation,
+            label_smoothing=training.label_smoothing,
+            average=average,
+            scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16"),
+            runtime=runtime,
+        )
+        self.policy: Policy = build_policy(recipe.augment, data.mean)
+        self.train_images = data.train.images.to(runtime.device)
+        self.train_labels = data.train.labels.to(runtime.device)
+        # The only place where training opens the test split: a recipe that selects on it, to reproduce a paper.
+        self.test = source.test() if training.selection == "test" else None
+        self.shown = len(data.train) * (2 if recipe.augment.concatenate_originals else 1)
+        self.schedule = Schedule(
+            config=recipe.schedule,
+            base_lr=recipe.optimizer.lr,
+            epochs=training.epochs,
+            steps_per_epoch=steps_per_epoch(self.shown, training.batch_size, training.drop_last),
+        )
+        self.history: list[dict[str, Any]] = []
+        self.selection = _Selection()
+
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """The average where the recipe keeps one, else the network itself."""
+        return self.learner.average.network if self.learner.average is not None else self.network
+
+    def describe(self, source: Source) -> None:
+        """Write what is known before the first step."""
+        self.folder.write_recipe(self.recipe)
+        self.folder.write_json("environment.json", runtimes.environment(self.runtime))
+        self.folder.write_json("data.json", describe_data(source, self.data))
+
+    def train(self, display: Display, request: StopRequest) -> None:
+        """Epochs until the recipe's last, an early stop or a signal."""
+        status = self._status()
+        while status == "running":
+            epoch = len(self.history) + 1
+            row = self._train_epoch(epoch, display, request)
+            self.history.append(row)
+            selected = self._select(row)
+            status = self._status()
+            self._save(selected, status)
+            display.epoch(row, selected)
+        self.folder.log("finished", status=status, epoch=len(self.history))
+
+    def restore(self) -> None:
+        """Take up the state of the last completed epoch. Raises RunFolderError where recipe or data differ."""
+        state = self.folder.read_resume_state()
+        expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
+        for what, fingerprint in expected.items():
+            if state.get(what) != fingerprint:
+                raise RunFolderError(
+                    f"{self.folder.path} was trained with another {what} ({state.get(what)}, now {fingerprint}); "
+                    f"resume with the same {what}, or start a new run"
+                )
+        try:
+            self.network.load_state_dict(state["network"])
+            self.learner.optimizer.load_state_dict(state["optimizer"])
+            self.learner.scaler.load_state_dict(state["scaler"])
+            if self.learner.average is not None:
+                self.learner.average.network.load_state_dict(state["average"])
+                self.learner.average.updates = state["average_updates"]
+            self.history = state["history"]
+            self.selection = _Selection(**state["selection"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise RunFolderError(
+                f"{self.folder.path / 'resume.pt'} does not fit this recipe ({error}); restore it or train again"
+            ) from None
+
+    def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
+        training = self.recipe.training
+        runtimes.seed_everything(training.seed, epoch)
+        self.learner.network.train()
+        first_step = (epoch - 1) * self.schedule.steps_per_epoch
+        monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
+        loss_sum = torch.zeros((), device=self.runtime.device, dtype=torch.float64)
+        correct_sum = torch.zeros((), device=self.runtime.device, dtype=torch.int64)
+        seen = 0
+        started = time.perf_counter()
+        lr = self.schedule.base_lr
+        batches = epoch_batches(self.shown, training.batch_size, training.drop_last, training.seed, epoch)
+        for step, entries in enumerate(batches):
+            if request.signal_number is not None:
+                raise self._interrupted(request.signal_number)
+            images, labels = self._batch(entries, epoch)
+            lr = self.schedule.lr(first_step + step, monitored)
+            set_rates(self.learner.optimizer, lr, self.schedule.momentum(first_step + step))
+            try:
+                loss, correct = train_step(self.learner, images, labels)
+            except NonFiniteLossError as error:
+                raise self._stopped_by(error, epoch, step, lr) from None
+            loss_sum += loss * len(labels)
+            correct_sum += correct
+            seen += len(labels)
+            if step % 10 == 9:
+                # Reading these waits for the device, so not at every step.
+                elapsed_s = time.perf_counter() - started
+                display.step(epoch, float(loss_sum) / seen, int(correct_sum) / seen, seen / elapsed_s)
+        if not torch.isfinite(loss_sum):
+            raise self._stopped_by(NonFiniteLossError("the epoch's loss is not finite"), epoch, step, lr)
+        train_s = time.perf_counter() - started
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "steps": first_step + step + 1,
+            "lr": lr,
+            "train_loss": float(loss_sum) / seen,
+            "train_accuracy": int(correct_sum) / seen,
+        }
+        for split, held in (("validation", self.data.validation), ("test", self.test)):
+            row[f"{split}_loss"], row[f"{split}_accuracy"] = self._evaluate(held) if held is not None else (None, None)
+        row["images_per_s"] = seen / train_s
+        earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
+        row["elapsed_s"] = earlier_s + time.perf_counter() - started
+        return row
+
+    def _batch(self, entries: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Normalised images float32 [N, C, H, W] and labels int64 [N] for entries of the epoch.
+
+        Where originals and augmented copies are concatenated, entries from len(train) on are the augmented copies.
+        """
+        count = len(self.data.train)
+        indices = (entries % count).to(self.runtime.device)
+        raw = self.train_images[indices]
+        if not self.recipe.augment.concatenate_originals:
+            images = self.policy(raw, Draws(self.recipe.training.seed, epoch, indices))
+        else:
+            images = as_float(raw)
+            copies = (entries >= count).nonzero().squeeze(1).to(self.runtime.device)
+            draws = Draws(self.recipe.training.seed, epoch, indices[copies])
+            images[copies] = self.policy(raw[copies], draws)
+        images = normalize(images, self.data.mean, self.data.std)
+        return images.contiguous(memory_format=self.runtime.memory_format), self.train_labels[indices]
+
+    def _evaluate(self, held: LabelledImages) -> tuple[float, float]:
+        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network."""
+        logits = predict_logits(
+            self.evaluated_network,
+            held.images,
+            self.data.mean,
+            self.data.std,
+            device=self.runtime.device,
+            dtype=self.runtime.autocast_dtype,
+            channels_last=self.runtime.channels_last,
+            batch_size=self.recipe.training.evaluation_batch_size,
+        )
+        return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
+
+    def _select(self, row: dict[str, Any]) -> bool:
+        """Whether this epoch is the one to keep so far; of equally good epochs the first."""
+        rule = self.recipe.training.selection
+        accuracy = row[f"{EVALUATED_SPLIT[rule]}_accuracy"]
+        best = self.selection.accuracy
+        if rule != "last" and best is not None and accuracy <= best:
+            return False
+        self.selection = _Selection(row["epoch"], accuracy)
+        return True
+
+    def _status(self) -> str:
+        """`running`, `completed` or `stopped early`, from the history alone."""
+        training = self.recipe.training
+        if len(self.history) >= training.epochs:
+            return "completed"
+        patience = training.early_stopping_epochs
+        if patience is not None and self.history:
+            accuracies = [row[f"{EVALUATED_SPLIT[training.selection]}_accuracy"] for row in self.history]
+            if len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience:
+                return "stopped early"
+        return "running"
+
+    def _save(self, selected: bool, status: str) -> None:
+        epoch = len(self.history)
+        if selected:
+            self.folder.write_weights("selected", self.evaluated_network, epoch)
+        self.folder.write_weights("last", self.evaluated_network, epoch)
+        average = self.learner.average
+        self.folder.write_resume_state(
+            {
+                "recipe": recipes.content_hash(self.recipe),
+                "data": self.data.fingerprint,
+                "network": self.network.state_dict(),
+                "optimizer": self.learner.optimizer.state_dict(),
+                "scaler": self.learner.scaler.state_dict(),
+                "average": average.network.state_dict() if average is not None else None,
+                "average_updates": average.updates if average is not None else 0,
+                "history": self.history,
+                "selection": {"epoch": self.selection.epoch, "accuracy": self.selection.accuracy},
+            }
+        )
+        self.folder.write_history(self.history)
+        self.folder.write_json("result.json", self._result(status))
+
+    def _result(self, status: str) -> dict[str, Any]:
+        training = self.recipe.training
+        kept = self.history[self.selection.epoch - 1]
+        return {
+            "status": status,
+            "recipe": self.recipe.name,
+            "recipe_hash": recipes.content_hash(self.recipe),
+            "parameters": trainable_parameters(self.network),
+            "seed": training.seed,
+            "epochs": len(self.history),
+            "epochs_planned": training.epochs,
+            "selection": "test-selected" if training.selection == "test" else training.selection,
+            "selected_epoch": self.selection.epoch,
+            "selected": kept,
+            "last": self.history[-1],
+            "training_images": len(self.data.train),
+            "validation_images": len(self.data.validation) if self.data.validation is not None else 0,
+            "elapsed_s": self.history[-1]["elapsed_s"],
+        }
+
+    def _interrupted(self, signal_number: int) -> Interrupted:
+        done = len(self.history)
+        self.folder.log("interrupted", signal=signal_number, epoch=done)
+        saved = f"epoch {done} of {self.recipe.training.epochs} is saved" if done else "no epoch was completed yet"
+        return Interrupted(f"interrupted; {saved}; go on with: thriftnet train --resume {self.folder.path}", signal_number)
+
+    def _stopped_by(self, error: NonFiniteLossError, epoch: int, step: int, lr: float) -> NonFiniteLossError:
+        self.folder.log("non-finite loss", epoch=epoch, step=step, lr=lr)
+        saved = f"the weights after epoch {epoch - 1} are saved" if epoch > 1 else "no epoch was completed"
+        return NonFiniteLossError(
+            f"{error} in epoch {epoch}, step {step + 1} of {self.schedule.steps_per_epoch} (lr {lr:.3g}); "
+            f"the update was not made and {saved}; lower optimizer.lr, add schedule.warmup_epochs or set "
+            f"optimizer.clip_norm=1.0"
+        )
+
+
+def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:
+    """data.json: what prediction and a report need to know of the data, without the data."""
+    counts = torch.bincount(data.train.labels, minlength=len(data.class_names)).tolist()
+    return {
+        "location": source.location,
+        "format": source.format,
+        "fingerprint": data.fingerprint,
+        "class_names": list(data.class_names),
+        "channels": data.train.images.shape[1],
+        "image_side": data.train.images.shape[2],
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "training_images": len(data.train),
+        "training_images_per_class": counts,
+        "validation_images": len(data.validation) if data.validation is not None else 0,
+    }
+
+

@@ -1,0 +1,101 @@
+"""What is shown while training: a live line on a terminal or in a notebook, one plain line an epoch elsewhere or nothing.
+
+The loop talks to a `Display`; a display never influences the run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display(Protocol):
+    """What the loop tells while it works."""
+
+    def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None: ...
+
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None: ...
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class SilentDisplay:
+    """Shows nothing."""
+
+    def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
+        pass
+
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class LiveDisplay:
+    """A progress bar over the whole run with loss, accuracy, images per second and time left.
+
+    Without a terminal (and outside a notebook) the bar is left out and each epoch prints one line, so that a log file
+    stays readable. It writes to standard error: standard output carries results.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.live = self.console.is_terminal or self.console.is_jupyter
+        self.epochs = 0
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}"),
+            TextColumn("{task.fields[images_per_s]:,.0f} images/s"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+
+    def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
+        self.epochs = epochs
+        for line in lines:
+            self._print(line)
+        if self.live:
+            self.task = self.bar.add_task(
+                "train",
+                total=epochs * steps_per_epoch,
+                completed=epochs_done * steps_per_epoch,
+                epoch=epochs_done + 1,
+                epochs=epochs,
+                loss=float("nan"),
+                accuracy=0.0,
+                images_per_s=0.0,
+            )
+            self.bar.start()
+
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        if self.live:
+            self.bar.update(
+                self.task, advance=1, epoch=epoch, loss=loss, accuracy=accuracy, images_per_s=images_per_s
+            )
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        parts = [
+            f"epoch {row['epoch']}/{self.epochs}",
+            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}",
+        ]
+        for split, label in (("validation", "validation"), ("test", "test (test-selected)")):
+            if row[f"{split}_accuracy"] is not None:
+                parts.append(f"{label} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:.2%}")
+        parts.append(f"{row['images_per_s']:,.0f} images/s")
+        self._print("  ".join(parts) + ("  *" if selected else ""))
+
+    def stop(self) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
