@@ -32,7 +32,8 @@ def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
     final = tmp_path / "a.npz"
     with atomic_path(final) as temporary:
         temporary.write_bytes(b"new")
-        assert temporary.parent == tmp_path and temporary.suffix == ".npz"
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".npz"
         assert not final.exists()
     assert final.read_bytes() == b"new"
 
@@ -41,18 +42,23 @@ def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
 def test_a_failed_block_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, failure: BaseException) -> None:
     final = tmp_path / "a"
     final.write_bytes(b"old")
-    with pytest.raises(type(failure)), atomic_path(final) as temporary:
-        temporary.write_bytes(b"half")
-        raise failure
+
+    def write() -> None:
+        with atomic_path(final) as temporary:
+            temporary.write_bytes(b"half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write()
     assert final.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_full_disk_says_what_is_safe(tmp_path: Path) -> None:
     final = tmp_path / "a"
-    with pytest.raises(StorageError, match=r"a: no space is left on the device; no incomplete file is left; free"):
-        with atomic_path(final):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    message = "a: no space is left on the device; no incomplete file is left; free"
+    with pytest.raises(StorageError, match=message), atomic_path(final):
+        raise OSError(errno.ENOSPC, "No space left on device")
     final.write_bytes(b"old")
     with pytest.raises(StorageError, match="the earlier file is unchanged"), atomic_path(final):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -64,7 +70,8 @@ def test_a_device_is_written_through_not_replaced() -> None:
     with pytest.raises(StorageError, match="/dev/full: no space is left"):
         write_atomic(Path("/dev/full"), b"x")
     write_atomic(Path("/dev/null"), b"x")
-    assert stat.S_ISCHR(os.stat("/dev/full").st_mode) and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_missing_folder_folder_in_the_way_and_file_as_folder(tmp_path: Path) -> None:
@@ -89,7 +96,7 @@ def test_permission_refused_by_the_system(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(StorageError, match="permission denied; .*; choose a folder that you may write to"):
+    with pytest.raises(StorageError, match=r"permission denied; .*; choose a folder that you may write to"):
         write_atomic(tmp_path / "a", b"")
     assert os.listdir(tmp_path) == []
 
@@ -100,7 +107,8 @@ def test_a_link_keeps_pointing_at_the_replaced_target(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(target)
     write_atomic(link, b"new")
-    assert link.is_symlink() and target.read_bytes() == b"new"
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
 
 
 def test_an_error_about_another_file_is_not_blamed_on_this_write(tmp_path: Path) -> None:

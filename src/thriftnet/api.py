@@ -4,59 +4,63 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from thriftnet import inference
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
+from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
-from thriftnet.errors import RecipeError
-from thriftnet.models.build import build_model, check_recipe_network
+from thriftnet.errors import UserError
+from thriftnet.inference import Averaging, Measurement, Predictions, Split
+from thriftnet.models.budget import check_budget, trainable_parameters
+from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
+from thriftnet.models.summary import Summary, summarize
+from thriftnet.report.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
+from thriftnet.run import Run, load_run
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import RunFolder, Which
 
 Protocol = Literal["paper", "honest"]
 
+__all__ = [
+    "build",
+    "data_info",
+    "evaluate",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "recipe_table",
+    "report",
+    "resume",
+    "summary",
+    "train",
+]
 
-@dataclass(frozen=True)
-class Run:
-    """A trained network on disk; `load_run` opens one. Files are read when they are asked for."""
 
-    path: Path
+def load_recipe(
+    recipe: str | RecipeConfig, overrides: Sequence[str] = (), protocol: Protocol = "paper"
+) -> RecipeConfig:
+    """A recipe by name, file or value, with `section.key=value` overrides, under the paper's or the honest protocol.
 
-    @cached_property
-    def folder(self) -> RunFolder:
-        return RunFolder(self.path)
-
-    @cached_property
-    def recipe(self) -> RecipeConfig:
-        """The resolved recipe."""
-        return self.folder.read_recipe()
-
-    @cached_property
-    def data(self) -> dict[str, Any]:
-        """What it was trained on: class names, channels, image side, mean, std, hash, counts."""
-        return self.folder.read_json("data.json")
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The outcome so far: status, selected epoch, its losses and accuracies, time."""
-        return self.folder.read_json("result.json")
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One row an epoch, as in metrics.csv."""
-        return self.folder.read_history()
+    Raises RecipeError for an unknown name, key, type or combination.
+    """
+    if isinstance(recipe, str):
+        resolved = recipes.load(recipe, overrides)
+    elif overrides:
+        raise UserError("overrides apply to a recipe given by name or file; change the RecipeConfig itself instead")
+    else:
+        resolved = recipe
+    return recipes.honest(resolved) if protocol == "honest" else resolved
 
 
 def build(recipe: str | RecipeConfig, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """The network of a recipe with fresh weights: [N, in_channels, H, W] -> logits [N, num_classes].
+    """The network of a recipe with fresh weights: normalised [N, in_channels, H, W] -> logits [N, num_classes].
 
     Raises RecipeError for an unknown recipe, BudgetError for a network over its budget.
     """
@@ -64,14 +68,42 @@ def build(recipe: str | RecipeConfig, num_classes: int = 10, in_channels: int = 
     return build_model(resolved.model, in_channels, num_classes, resolved.name)
 
 
-def load_recipe(
-    recipe: str | RecipeConfig, overrides: Sequence[str] = (), protocol: Protocol = "paper"
-) -> RecipeConfig:
-    """A recipe by name, file or value, with `section.key=value` overrides, under the paper's or the honest protocol."""
-    resolved = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe
-    if overrides and not isinstance(recipe, str):
-        raise RecipeError("overrides apply to a recipe given by name or file; change the RecipeConfig itself instead")
-    return recipes.honest(resolved) if protocol == "honest" else resolved
+def summary(
+    recipe: str | RecipeConfig,
+    overrides: Sequence[str] = (),
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    image_side: int = 32,
+) -> Summary:
+    """The layer table of a recipe's network. Raises BudgetError for one over its budget."""
+    resolved = load_recipe(recipe, overrides)
+    network = build_on_meta(resolved.model, in_channels, num_classes)
+    check_budget(trainable_parameters(network), resolved.model, resolved.name)
+    return summarize(network, (in_channels, image_side, image_side))
+
+
+def recipe_table() -> list[dict[str, Any]]:
+    """One row a packaged recipe: name, paper, parameters, epochs, claimed accuracy (per cent or None), summary."""
+    rows = []
+    for name in recipes.names():
+        recipe = recipes.load(name)
+        rows.append(
+            {
+                "name": name,
+                "paper": recipe.paper,
+                "parameters": check_recipe_network(recipe),
+                "epochs": recipe.training.epochs,
+                "claimed_test_accuracy": recipe.expect.claimed_test_accuracy,
+                "summary": recipe.summary,
+            }
+        )
+    return rows
+
+
+def data_info(data: str, *, contact_sheet: Path | str | None = None) -> DataInfo:
+    """Counts, shapes, mean, std and hash of a data set; with `contact_sheet`, a PNG of its first images a class."""
+    return describe(open_source(data), Path(contact_sheet) if contact_sheet is not None else None)
 
 
 def train(
@@ -100,34 +132,68 @@ def train(
     if budget is not None:
         changes["model"]["parameter_budget"] = budget
     resolved = recipes.with_changes(resolved, {section: table for section, table in changes.items() if table})
-    check_recipe_network(resolved)
+    check_recipe_network(resolved)  # before the data is looked for: a network over budget costs nobody a download
     folder = RunFolder(Path(out) if out is not None else _new_run_path(resolved))
-    fit(resolved, open_source(data, resolved.data.image_side), folder, display or LiveDisplay())
-    return _finish(folder)
+    data_used = fit(resolved, open_source(data, resolved.data.image_side), folder, display or LiveDisplay())
+    run = Run(folder.path)
+    draw_training_figures(run, data_used)
+    return run
 
 
-def resume(run: Path | str, data: str | None = None, display: Display | None = None) -> Run:
+def resume(run: Run | Path | str, data: str | None = None, display: Display | None = None) -> Run:
     """Go on with a run from its last completed epoch; the result equals that of an uninterrupted run.
 
     `data` is needed only where the data has moved. Raises RunFolderError for a folder that cannot be gone on with.
     """
-    opened = load_run(run)
-    source = open_source(data or opened.data["location"], opened.recipe.data.image_side)
-    fit(opened.recipe, source, opened.folder, display or LiveDisplay(), resume=True)
-    return _finish(opened.folder)
+    opened = _opened(run)
+    source = open_source(data or opened.data.location, opened.recipe.data.image_side)
+    data_used = fit(opened.recipe, source, opened.folder, display or LiveDisplay(), resume=True)
+    draw_training_figures(opened, data_used)
+    return opened
 
 
-def load_run(path: Path | str) -> Run:
-    """Open a run folder. Raises RunFolderError unless it is one."""
-    folder = RunFolder(path)
-    folder.require()
-    return Run(folder.path)
+def evaluate(
+    run: Run | Path | str,
+    split: Split = "test",
+    *,
+    data: str | None = None,
+    tta: Averaging = "none",
+    weights: Which = "selected",
+) -> Measurement:
+    """Measure a run on a split, write `evaluation-<split>.json` and its figures into the run folder.
+
+    `split = "test"` opens the sealed test set, which the run's events record.
+    """
+    measurement = inference.measure(_opened(run), split, data=data, tta=tta, weights=weights)
+    draw_evaluation_figures(measurement)
+    return measurement
+
+
+def predict(
+    run: Run | Path | str,
+    images: Path | str,
+    *,
+    out: Path | str | None = None,
+    probabilities: bool = False,
+    names: bool = False,
+    tta: Averaging = "none",
+) -> Predictions:
+    """Predict unlabelled images; with `out`, write the CSV `ID,Label`. See `inference.predict`."""
+    return inference.predict(_opened(run), images, out=out, probabilities=probabilities, names=names, tta=tta)
+
+
+def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
+    """Write one self-contained HTML page about a run; by default `report.html` in its folder. Returns its path."""
+    opened = _opened(run)
+    path = Path(out) if out is not None else opened.path / "report.html"
+    write_run_report(opened, path)
+    return path
+
+
+def _opened(run: Run | Path | str) -> Run:
+    return run if isinstance(run, Run) else load_run(run)
 
 
 def _new_run_path(recipe: RecipeConfig) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{recipe.name}-seed{recipe.training.seed}-{stamp}-{os.getpid()}"
-
-
-def _finish(folder: RunFolder) -> Run:
-    return Run(folder.path)

@@ -7,7 +7,7 @@ into one line that names the field, the value and the nearest right name.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
+    def inapplicable(self) -> dict[str, str]:
+        """Fields without meaning beside the section's other values -> where they do belong, e.g. `name = 'sgd'`."""
+        return {}
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        for field, owner in self.inapplicable().items():
+            if field in self.model_fields_set and getattr(self, field) is not None:
+                raise ValueError(f"{field} belongs to {owner}; remove it")
+        return self
+
 
 class StemConfig(Section):
     """The first convolution: stride 1, padding (kernel - 1) / 2."""
@@ -35,7 +46,7 @@ class StemConfig(Section):
     """Side of the square kernel in pixels; odd, so that the padding keeps the image side."""
 
     @model_validator(mode="after")
-    def _odd_kernel(self) -> StemConfig:
+    def _odd_kernel(self) -> Self:
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel = {self.kernel} must be odd; {self.kernel - 1} and {self.kernel + 1} are")
         return self
@@ -75,13 +86,22 @@ class ModelConfig(Section):
     parameter_budget: Count = 5_000_000
     """The most trainable parameters the network may have; checked before any data is touched."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
+    def inapplicable(self) -> dict[str, str]:
         if self.family == "resnet9":
-            unused = {"block", "blocks", "strides", "expansion", "cardinality", "base_width", "se_reduction"}
-            given = sorted(unused & self.model_fields_set)
-            if given:
-                raise ValueError(f"{given[0]} has no meaning for family = 'resnet9'; remove it")
+            resnet_only = ("block", "blocks", "strides", "expansion", "cardinality", "base_width", "se_reduction")
+            return dict.fromkeys(resnet_only, "family = 'resnet'")
+        fields: dict[str, str] = {}
+        if self.block == "basic":
+            fields["expansion"] = "block = 'bottleneck' or 'resnext'"
+        if self.block == "resnext":
+            fields["widths"] = "block = 'basic' or 'bottleneck' (resnext: cardinality x base_width)"
+        else:
+            fields |= dict.fromkeys(("cardinality", "base_width"), "block = 'resnext'")
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.family == "resnet9":
             if self.widths is None or len(self.widths) != 3:
                 raise ValueError(f"widths = {_plain(self.widths)} must have 3 values for family = 'resnet9'")
             return self
@@ -90,17 +110,11 @@ class ModelConfig(Section):
                 f"blocks has {len(self.blocks)} stages but strides has {len(self.strides)}; give one value a stage in each"
             )
         if self.block == "resnext":
-            if self.widths is not None:
-                raise ValueError("widths follow from cardinality x base_width for block = 'resnext'; remove widths")
             if self.cardinality is None or self.base_width is None:
                 raise ValueError("block = 'resnext' needs cardinality and base_width, for example 32 and 4")
             return self
         if self.widths is None or len(self.widths) != len(self.blocks):
             raise ValueError(f"widths = {_plain(self.widths)} must have one value for each of the {len(self.blocks)} stages")
-        if self.cardinality is not None or self.base_width is not None:
-            raise ValueError("cardinality and base_width belong to block = 'resnext'; remove them or set the block")
-        if self.expansion is not None and self.block == "basic":
-            raise ValueError("expansion belongs to block = 'bottleneck' or 'resnext'; remove it or set the block")
         return self
 
 
@@ -119,7 +133,7 @@ class DataConfig(Section):
     """Channel standard deviations in [0, 1]; absent: computed from the training images."""
 
     @model_validator(mode="after")
-    def _pair(self) -> DataConfig:
+    def _pair(self) -> Self:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together; give both or neither")
         if self.std is not None and min(self.std) <= 0:
@@ -173,7 +187,7 @@ class Affine(Section):
     fill: Fraction = 0.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> Affine:
+    def _ordered(self) -> Self:
         _check_range("scale", self.scale, above=0.0)
         return self
 
@@ -188,7 +202,7 @@ class RandomResizedCrop(Section):
     """Smallest and largest width / height."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> RandomResizedCrop:
+    def _ordered(self) -> Self:
         _check_range("scale", self.scale, above=0.0, at_most=1.0)
         _check_range("ratio", self.ratio, above=0.0)
         return self
@@ -215,7 +229,7 @@ class GaussianBlur(Section):
     probability: Fraction = 1.0
 
     @model_validator(mode="after")
-    def _valid(self) -> GaussianBlur:
+    def _valid(self) -> Self:
         if self.kernel_px % 2 == 0:
             raise ValueError(f"kernel_px = {self.kernel_px} must be odd")
         _check_range("sigma_px", self.sigma_px, above=0.0)
@@ -280,12 +294,13 @@ class OptimizerConfig(Section):
     clip_norm: Positive | None = None
     """Scale the whole gradient down to this 2-norm; absent: no clipping."""
 
+    def inapplicable(self) -> dict[str, str]:
+        if self.name == "sgd":
+            return dict.fromkeys(("betas", "eps"), "name = 'adam' or 'adamw'")
+        return dict.fromkeys(("momentum", "nesterov"), "name = 'sgd'")
+
     @model_validator(mode="after")
-    def _consistent(self) -> OptimizerConfig:
-        if self.name != "sgd" and self.nesterov:
-            raise ValueError(f"nesterov = true belongs to name = 'sgd', not {self.name!r}")
-        if self.name != "sgd" and "momentum" in self.model_fields_set:
-            raise ValueError(f"momentum belongs to name = 'sgd'; for {self.name!r} set betas")
+    def _consistent(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov = true needs momentum > 0")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -336,8 +351,7 @@ class ScheduleConfig(Section):
     patience_epochs: Annotated[int, Field(ge=0)] = 10
     """`plateau`: epochs without a lower monitored loss before the rate falls."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ScheduleConfig:
+    def inapplicable(self) -> dict[str, str]:
         owners = {
             "floor_lr": ("cosine", "plateau"),
             "half_period_steps": ("cosine",),
@@ -351,10 +365,12 @@ class ScheduleConfig(Section):
             "gamma": ("multi_step", "plateau"),
             "patience_epochs": ("plateau",),
         }
-        for field, names in owners.items():
-            value = getattr(self, field)
-            if self.name not in names and value is not None and value != ScheduleConfig.model_fields[field].default:
-                raise ValueError(f"{field} belongs to name = {' or '.join(map(repr, names))}, not {self.name!r}; remove it")
+        return {
+            field: f"name = {' or '.join(map(repr, names))}" for field, names in owners.items() if self.name not in names
+        }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.half_period_steps is not None and self.half_period_epochs is not None:
             raise ValueError("half_period_steps and half_period_epochs exclude each other; give one")
         if self.name == "multi_step" and not self.milestones_epochs:
@@ -433,7 +449,7 @@ class RecipeConfig(Section):
     expect: ExpectConfig = ExpectConfig()
 
     @model_validator(mode="after")
-    def _consistent(self) -> RecipeConfig:
+    def _consistent(self) -> Self:
         held_out = self.data.validation_images
         if self.training.selection == "validation" and held_out == 0:
             raise ValueError(

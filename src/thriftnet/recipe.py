@@ -1,4 +1,4 @@
-"""TOML file -> RecipeConfig: one parent at most, `key=value` overrides, errors that name the nearest right key."""
+"""TOML file -> RecipeConfig: one parent a file, `key=value` overrides, errors that name the nearest right key."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from thriftnet.config import RecipeConfig
+from thriftnet.config import RecipeConfig, Section
 from thriftnet.errors import RecipeError, nearest
 
 MAX_RECIPE_BYTES = 1_000_000
+MAX_FILES = 3
+ABSENT = "none"  # takes an inherited or packaged value away: TOML has no null
 
 
 def names() -> list[str]:
@@ -33,11 +35,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
 
     Raises RecipeError for an unknown name, an unknown key, a wrong type or an impossible combination.
     """
-    name, text, folder = _read(name_or_path)
-    tables = _parse(text, name)
-    parent = tables.pop("inherits", None)
-    if parent is not None:
-        tables = _merge(_parent_tables(parent, name, folder), tables)
+    name, tables = _resolve(name_or_path, None, depth=1)
     for override in overrides:
         _apply_override(tables, override)
     tables.setdefault("name", name)
@@ -69,8 +67,11 @@ def content_hash(recipe: RecipeConfig) -> str:
 
 
 def to_toml(recipe: RecipeConfig) -> str:
-    """Every resolved value as TOML that `load` reads back; absent (None) values are left out."""
+    """Every resolved value as TOML that `load` reads back; absent values and those without meaning are left out."""
     values = recipe.model_dump(mode="json", exclude_none=True)
+    for name, section in recipe:
+        for field in section.inapplicable() if isinstance(section, Section) else ():
+            values[name].pop(field, None)
     lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, table in values.items():
         if isinstance(table, dict):
@@ -90,6 +91,22 @@ def differences(first: RecipeConfig, second: RecipeConfig) -> list[tuple[str, An
 
 def _packaged() -> Any:
     return resources.files("thriftnet") / "recipes"
+
+
+def _resolve(name_or_path: str, child_folder: Path | None, depth: int) -> tuple[str, dict[str, Any]]:
+    """(name, tables) of a recipe merged over its parents; a parent is sought beside its child, then in the package."""
+    if child_folder is not None and (beside := child_folder / f"{name_or_path.removesuffix('.toml')}.toml").is_file():
+        name_or_path = str(beside)
+    name, text, folder = _read(name_or_path)
+    tables = _parse(text, name)
+    parent = tables.pop("inherits", None)
+    if parent is None:
+        return name, tables
+    if not isinstance(parent, str):
+        raise RecipeError(f"recipe {name}: inherits = {parent!r} must be the name of one recipe")
+    if depth == MAX_FILES:
+        raise RecipeError(f"recipe {name} inherits {parent}: a recipe may span {MAX_FILES} files at most, so that it stays readable")
+    return name, _merge(_resolve(parent, folder, depth + 1)[1], tables)
 
 
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:
@@ -118,31 +135,22 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         raise RecipeError(f"recipe {name} is not valid TOML: {error}") from None
 
 
-def _parent_tables(parent: Any, child: str, folder: Path | None) -> dict[str, Any]:
-    if not isinstance(parent, str):
-        raise RecipeError(f"recipe {child}: inherits = {parent!r} must be the name of one recipe")
-    beside = folder / f"{parent.removesuffix('.toml')}.toml" if folder is not None else None
-    _, text, _ = _read(str(beside) if beside is not None and beside.is_file() else parent)
-    tables = _parse(text, parent)
-    if "inherits" in tables:
-        raise RecipeError(
-            f"recipe {child} inherits {parent}, which itself inherits {tables['inherits']}; one parent at most, "
-            f"so that a recipe is read in two files"
-        )
-    return tables
-
-
 def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    """Tables merge key by key; every other value of the child replaces the parent's."""
+    """Tables merge key by key; every other value of the child replaces the parent's, and `none` takes it away."""
     merged = dict(parent)
     for key, value in child.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both_tables else value
+        if value == ABSENT:
+            del merged[key]
     return merged
 
 
 def _apply_override(tables: dict[str, Any], override: str) -> None:
-    """`optimizer.lr=0.05`, `augment.ops.0.degrees=10` or `model.widths=[16, 32]`, written into `tables`."""
+    """`optimizer.lr=0.05`, `augment.ops.0.degrees=10` or `model.widths=[16, 32]`, written into `tables`.
+
+    `none` takes a value away, so that the default holds again.
+    """
     key, equals, raw = override.partition("=")
     steps = key.strip().split(".")
     if not equals or not all(steps):
@@ -164,17 +172,24 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
                 place.setdefault(step, {})
         else:
             raise RecipeError(f"--set {key}: {'.'.join(steps[:depth])} is a value, not a table")
-        if last:
+        if last and value == ABSENT and isinstance(place, dict):
+            place.pop(step_key, None)
+        elif last:
             place[step_key] = value
         else:
             place = place[step_key]
 
 
 def _explain(error: ValidationError) -> str:
-    """The first complaint as `field = value: what is wrong`, with the nearest right name for an unknown key."""
-    complaint = error.errors()[0]
-    place = [step for step in complaint["loc"]]
-    field = ".".join(str(step) for step in place) or "recipe"
+    """One complaint as `field = value: what is wrong`, with the nearest right name for an unknown key.
+
+    Unknown keys first: a misspelt key is often also a missing one.
+    """
+    complaint = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    place = list(complaint["loc"])
+    # pydantic names the variant of an operation too (augment.ops.0.rotation.degrees); the file has no such level.
+    shown = [step for before, step in zip([None, *place], place, strict=False) if not isinstance(before, int)]
+    field = ".".join(map(str, shown)) or "recipe"
     if complaint["type"] == "extra_forbidden":
         known = _fields_at(place[:-1])
         hint = nearest(str(place[-1]), known) or f"; known here: {', '.join(known)}"
@@ -238,4 +253,4 @@ def _toml_value(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(inner) for inner in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML alone refuses a raw DEL

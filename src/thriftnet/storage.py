@@ -42,10 +42,10 @@ def storage_error(path: Path, error: OSError, safe: str) -> StorageError:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a new empty file in the folder of `path`; when the block ends well, it takes the place of `path`.
 
-    Whatever the block raises, the file is removed and an earlier `path` stays as it was. The yielded name ends as `path`
-    does, because some writers look at the ending. A device or pipe (`/dev/stdout`) is yielded itself: replacing it would
-    turn it into a file. Libraries that hide the OSError of a failed write in an error of their own (safetensors,
-    torch.save) should write to memory first and use `write_atomic`.
+    Whatever the block raises, the file is removed and an earlier `path` stays as it was. The yielded name ends as
+    `path` does, because some writers look at the ending. A device or pipe (`/dev/stdout`) is yielded itself: replacing
+    it would turn it into a file. Libraries that hide the OSError of a failed write in an error of their own
+    (safetensors, torch.save) should write to memory first and use `write_atomic`.
 
     Raises StorageError for an OSError of the write, naming `path`, the reason, what is safe and the fix.
     """

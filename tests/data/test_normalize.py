@@ -24,7 +24,8 @@ def test_gives_zero_mean_and_unit_std_by_the_images_own_statistics() -> None:
 def test_keeps_dtype_and_memory_layout() -> None:
     images = torch.rand(2, 3, 4, 4).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
     normalized = normalize(images, (0.5,) * 3, (0.5,) * 3)
-    assert normalized.dtype == torch.bfloat16 and normalized.is_contiguous(memory_format=torch.channels_last)
+    assert normalized.dtype == torch.bfloat16
+    assert normalized.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_gradients_flow_even_when_the_constants_were_first_used_while_predicting() -> None:
@@ -32,7 +33,8 @@ def test_gradients_flow_even_when_the_constants_were_first_used_while_predicting
         normalize(torch.rand(1, 1, 2, 2), (0.123,), (0.25,))
     images = torch.rand(1, 1, 2, 2, requires_grad=True)
     normalize(images, (0.123,), (0.25,)).sum().backward()
-    assert images.grad is not None and images.grad.eq(4).all()
+    assert images.grad is not None
+    assert images.grad.eq(4).all()
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5,) * 3), ((0.5,) * 3, (0.5,)), ((0.5,) * 3, (0.5, 0.0, 0.5))])

@@ -37,7 +37,8 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
 def test_values_worked_out_by_hand() -> None:
     # true:      a a a b b c ; predicted: a a b b b a
     result = evaluate_logits(logits_for([0, 0, 1, 1, 1, 0]), torch.tensor([0, 0, 0, 1, 1, 2]), NAMES)
-    assert result.count == 6 and result.accuracy == pytest.approx(4 / 6)
+    assert result.count == 6
+    assert result.accuracy == pytest.approx(4 / 6)
     assert result.confusion == ((2, 1, 0), (0, 2, 0), (1, 0, 0))
     a, b, c = result.classes
     assert (a.precision, a.recall, a.f1) == (pytest.approx(2 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3))
@@ -60,14 +61,17 @@ def test_a_class_without_images_has_no_recall_and_one_never_seen_has_no_f1() -> 
 def test_a_perfect_classifier() -> None:
     labels = torch.tensor([0, 1, 2, 2])
     result = evaluate_logits(logits_for(labels.tolist(), margin=100.0), labels, NAMES)
-    assert result.accuracy == 1.0 and result.loss == 0.0 and result.expected_calibration_error == 0.0
+    assert result.accuracy == 1.0
+    assert result.loss == 0.0
+    assert result.expected_calibration_error == 0.0
     assert all((s.precision, s.recall, s.f1) == (1.0, 1.0, 1.0) for s in result.classes)
     assert result.accuracy_interval == (pytest.approx(4 / (4 + 1.959964**2), abs=1e-6), 1.0)
 
 
 def test_a_constant_classifier_has_chance_accuracy_and_the_entropy_of_a_uniform_guess() -> None:
     result = evaluate_logits(torch.zeros(30, 3), torch.arange(30) % 3, NAMES)
-    assert result.accuracy == pytest.approx(1 / 3) and result.loss == pytest.approx(math.log(3))
+    assert result.accuracy == pytest.approx(1 / 3)
+    assert result.loss == pytest.approx(math.log(3))
     assert result.expected_calibration_error == pytest.approx(0.0, abs=1e-12)
     assert [s.predicted for s in result.classes] == [30, 0, 0]
 
@@ -83,7 +87,9 @@ def test_wilson_interval_against_published_values() -> None:
 def test_wilson_interval_lies_in_0_1_and_holds_the_proportion(count: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, count))
     low, high = wilson_interval(successes, count)
-    assert 0 <= low <= successes / count + 1e-12 and successes / count - 1e-12 <= high <= 1 and low < high
+    assert 0 <= low <= successes / count + 1e-12
+    assert successes / count - 1e-12 <= high <= 1
+    assert low < high
 
 
 def test_bins_are_open_below_and_closed_above() -> None:
@@ -91,9 +97,12 @@ def test_bins_are_open_below_and_closed_above() -> None:
         torch.tensor([3 / 15, 3 / 15 + 1e-9, 1.0, 1.0 + 1e-16], dtype=torch.float64),
         torch.tensor([True, False, True, False]),
     )
-    assert len(bins) == 15 and [b.count for b in bins] == [0, 0, 1, 1] + [0] * 10 + [2]
+    assert len(bins) == 15
+    assert [b.count for b in bins] == [0, 0, 1, 1] + [0] * 10 + [2]
     assert (bins[2].low, bins[2].high) == (pytest.approx(2 / 15), pytest.approx(3 / 15))
-    assert bins[14].accuracy == 0.5 and bins[14].mean_confidence == 1.0 and bins[0].accuracy is None
+    assert bins[14].accuracy == 0.5
+    assert bins[14].mean_confidence == 1.0
+    assert bins[0].accuracy is None
 
 
 def test_calibration_error_worked_out_by_hand() -> None:
@@ -133,7 +142,8 @@ def test_the_order_of_the_images_does_not_matter(case: tuple[Tensor, Tensor], ra
     order = list(range(len(labels)))
     random.shuffle(order)  # type: ignore[attr-defined]
     first, second = evaluate(logits, labels), evaluate(logits[order], labels[order])
-    assert first.confusion == second.confusion and first.classes == second.classes
+    assert first.confusion == second.confusion
+    assert first.classes == second.classes
     assert first.loss == pytest.approx(second.loss)
     assert first.expected_calibration_error == pytest.approx(second.expected_calibration_error, abs=1e-12)
 
@@ -144,7 +154,8 @@ def test_stored_as_json_and_read_back_the_same(case: tuple[Tensor, Tensor]) -> N
     result = evaluate(*case)
     stored = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert Evaluation.from_dict(stored | {"split": "test"}) == result
-    assert stored["class_names"] == list(result.class_names) and stored["accuracy"] == result.accuracy
+    assert stored["class_names"] == list(result.class_names)
+    assert stored["accuracy"] == result.accuracy
 
 
 def test_what_cannot_be_evaluated_is_refused() -> None:

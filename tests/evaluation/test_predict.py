@@ -11,7 +11,7 @@ MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
 
 
 def predict(model: nn.Module, images: Tensor, **options: object) -> Tensor:
-    defaults = dict(device=CPU, dtype=None, channels_last=False, batch_size=4)
+    defaults = {"device": CPU, "dtype": None, "channels_last": False, "batch_size": 4}
     return predict_logits(model, images, MEAN, STD, **(defaults | options))  # type: ignore[arg-type]
 
 
@@ -50,7 +50,9 @@ def test_result_is_float32_on_the_cpu_also_under_autocast_and_for_no_images() ->
     model = network()
     for dtype in (None, torch.bfloat16):
         logits = predict(model, images(3), dtype=dtype)
-        assert logits.dtype == torch.float32 and logits.device == CPU and logits.shape == (3, 5)
+        assert logits.dtype == torch.float32
+        assert logits.device == CPU
+        assert logits.shape == (3, 5)
     assert predict(model, images(0)).shape == (0, 5)
     assert not torch.equal(predict(model, images(3)), predict(model, images(3), dtype=torch.bfloat16))
 
@@ -60,7 +62,8 @@ def test_modes_and_running_statistics_are_left_as_they_were() -> None:
     model[1].eval()  # frozen on purpose
     before = {name: value.clone() for name, value in model.state_dict().items()}
     predict(model, images(5))
-    assert [module.training for module in model] == [True, False, True, True, True] and model.training
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -68,7 +71,8 @@ def test_modes_come_back_after_a_failure() -> None:
     model = network().train()
     with pytest.raises(RuntimeError):
         predict(model, torch.zeros(1, 3, 7, 7, dtype=torch.uint8))
-    assert model.training and model[2].training
+    assert model.training
+    assert model[2].training
 
 
 def test_flip_averages_the_probabilities_of_image_and_mirror_image() -> None:

@@ -55,7 +55,7 @@ def test_disagreeing_lengths_are_refused_and_leave_nothing(tmp_path: Path) -> No
 
 
 def test_a_missing_folder_says_what_is_safe(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="p.csv: its folder does not exist; no incomplete file is left"):
+    with pytest.raises(StorageError, match=r"p\.csv: its folder does not exist; no incomplete file is left"):
         write_predictions(tmp_path / "missing" / "p.csv", [1], torch.tensor([0]), None, NAMES, names=False)
 
 
@@ -70,4 +70,5 @@ def test_a_failure_half_way_keeps_the_earlier_file(tmp_path: Path) -> None:
     path.write_text("earlier")
     with pytest.raises(IndexError):  # class 9 has no name: the failure comes after the first row
         write_predictions(path, [1, 2], torch.tensor([0, 9]), None, NAMES, names=True)
-    assert path.read_text() == "earlier" and os.listdir(tmp_path) == ["p.csv"]
+    assert path.read_text() == "earlier"
+    assert os.listdir(tmp_path) == ["p.csv"]

@@ -15,14 +15,37 @@ from thriftnet.models.summary import summarize
 
 CIFAR = (3, 32, 32)
 NETWORKS = {
-    "basic": ModelConfig(stem=StemConfig(width=8, kernel=5), widths=(8, 16), blocks=(1, 2), strides=(1, 2), dropout=0.1),
-    "bottleneck": ModelConfig(block="bottleneck", stem=StemConfig(width=8), widths=(4, 8), blocks=(1, 1), strides=(1, 2)),
+    "basic": ModelConfig(
+        stem=StemConfig(width=8, kernel=5), widths=(8, 16), blocks=(1, 2), strides=(1, 2), dropout=0.1
+    ),
+    "bottleneck": ModelConfig(
+        block="bottleneck", stem=StemConfig(width=8), widths=(4, 8), blocks=(1, 1), strides=(1, 2)
+    ),
     "resnext": ModelConfig(
         block="resnext", stem=StemConfig(width=8), blocks=(1, 1), strides=(1, 2), cardinality=4, base_width=2
     ),
     "squeeze": ModelConfig(stem=StemConfig(width=8), widths=(8, 16), blocks=(1, 1), strides=(1, 2), se_reduction=4),
     "resnet9": ModelConfig(family="resnet9", stem=StemConfig(width=4), widths=(8, 8, 12), conv_bias=True),
 }
+
+SMALL_TABLE = """\
+-----------------------------------------------------
+  Layer (type)       Output Shape  Param #  Mult-Adds
+=====================================================
+      Conv2d-1  [-1, 256, 16, 16]    7,168  1,769,472
+     Flatten-2        [-1, 65536]        0          0
+      Linear-3           [-1, 10]  655,370    655,360
+=====================================================
+Total params: 662,538
+Trainable params: 662,282
+Non-trainable params: 256
+Total mult-adds: 2,424,832
+-----------------------------------------------------
+Input size (MB): 0.00
+Forward/backward pass size (MB): 1.00
+Params size (MB): 2.53
+Estimated Total Size (MB): 3.53
+-----------------------------------------------------"""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -55,12 +78,13 @@ def test_multiply_accumulates_by_hand() -> None:
 
 
 def test_resnet20_has_the_published_cost() -> None:
-    """ResNet-20 for CIFAR-10 has 0.27 million parameters and 41 million multiply-adds (arXiv 1512.03385, section 4.2)."""
+    """0.27 million parameters (arXiv 1512.03385, table 6, without projections); multiply-adds layer by layer."""
     resnet20 = ModelConfig(stem=StemConfig(width=16), widths=(16, 32, 64), blocks=(3, 3, 3), strides=(1, 2, 2))
     summary = summarize(build_on_meta(resnet20), CIFAR)
     projections = sum(row.macs for row in summary.layers if "shortcut" in row.path)
     projection_parameters = sum(row.parameters for row in summary.layers if "shortcut" in row.path)
-    assert summary.macs - projections == 40_551_040
+    stem, narrow, wide, linear = 3 * 16 * 9 * 32**2, 16 * 16 * 9 * 32**2, 16 * 32 * 9 * 16**2, 64 * 10
+    assert summary.macs - projections == stem + 6 * narrow + 2 * (wide + 5 * narrow) + linear == 40_551_040
     assert summary.total_parameters - projection_parameters == 269_722
 
 
@@ -88,24 +112,7 @@ def test_table_of_a_small_network() -> None:
     assert convolution.bias is not None
     convolution.bias.requires_grad_(False)
     network = nn.Sequential(convolution, nn.Flatten(), nn.Linear(256 * 16 * 16, 10))
-    assert summarize(network, (3, 16, 16)).table() == """\
------------------------------------------------------
-  Layer (type)       Output Shape  Param #  Mult-Adds
-=====================================================
-      Conv2d-1  [-1, 256, 16, 16]    7,168  1,769,472
-     Flatten-2        [-1, 65536]        0          0
-      Linear-3           [-1, 10]  655,370    655,360
-=====================================================
-Total params: 662,538
-Trainable params: 662,282
-Non-trainable params: 256
-Total mult-adds: 2,424,832
------------------------------------------------------
-Input size (MB): 0.00
-Forward/backward pass size (MB): 1.00
-Params size (MB): 2.53
-Estimated Total Size (MB): 3.53
------------------------------------------------------"""
+    assert summarize(network, (3, 16, 16)).table() == SMALL_TABLE
 
 
 def test_leaves_the_model_as_it_was() -> None:
@@ -148,7 +155,10 @@ class Repeated(nn.Module):
 
 def test_a_module_called_twice_counts_its_parameters_once_and_its_work_twice() -> None:
     summary = summarize(Repeated(), (4, 8, 8))
-    assert [(row.name, row.parameters, row.macs) for row in summary.layers] == [("Linear-1", 20, 16), ("Linear-2", 0, 16)]
+    assert [(row.name, row.parameters, row.macs) for row in summary.layers] == [
+        ("Linear-1", 20, 16),
+        ("Linear-2", 0, 16),
+    ]
     assert summary.total_parameters == 20
 
 

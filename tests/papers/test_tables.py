@@ -18,6 +18,7 @@ from thriftnet.models.summary import Summary, summarize
 
 HERE = Path(__file__).parent
 CORRECTIONS = tomllib.loads((HERE / "corrections.toml").read_text(encoding="utf-8"))
+MISPRINTS = CORRECTIONS["misprint"]
 TORCHSUMMARY_TABLES = ["xu-resnet18", "xu-resnetlarge", "li-resnet", "tirumalasetty-resnext29"]
 ALL_TABLES = [*TORCHSUMMARY_TABLES, "ramavath-table1"]
 
@@ -45,7 +46,7 @@ def read_table(name: str, corrected: bool = False) -> PrintedTable:
     cells = [line.split("\t") for line in lines]
     rows = [PrintedRow(*row) for row in cells if row[1]]
     totals = {label: value for label, shape, value in cells if not shape}
-    for misprint in CORRECTIONS["misprint"] if corrected else ():
+    for misprint in MISPRINTS if corrected else ():
         if misprint["table"] != name:
             continue
         for label in misprint["rows"]:
@@ -76,11 +77,10 @@ def number(cell: str) -> int:
 def test_every_printed_row_is_ours(name: str) -> None:
     printed = read_table(name, corrected=True)
     summary = without_unprinted_pooling(our_summary(name), printed)
+    labels = [f"{layer.type.replace('ResNeXtBlock', 'Block')}-{index}" for index, layer in enumerate(summary.layers, 1)]
     ours = [
-        PrintedRow(
-            f"{layer.type.replace('ResNeXtBlock', 'Block')}-{index}", str(list(layer.output_shape)), f"{layer.parameters:,}"
-        )
-        for index, layer in enumerate(summary.layers, start=1)
+        PrintedRow(label, str(list(layer.output_shape)), f"{layer.parameters:,}")
+        for label, layer in zip(labels, summary.layers, strict=True)
     ]
     assert ours == list(printed.rows)
 
@@ -108,7 +108,7 @@ def test_corrected_rows_add_up_to_the_corrected_total(name: str) -> None:
     assert sum(number(row.parameters) for row in printed.rows) == number(printed.totals["Total params"])
 
 
-@pytest.mark.parametrize("misprint", CORRECTIONS["misprint"], ids=lambda misprint: f"{misprint['table']}-{misprint['printed']}")
+@pytest.mark.parametrize("misprint", MISPRINTS, ids=lambda misprint: f"{misprint['table']}-{misprint['printed']}")
 def test_every_listed_misprint_is_printed_and_wrong(misprint: dict[str, str]) -> None:
     assert misprint["printed"] != misprint["correct"]
     printed = read_table(misprint["table"])
@@ -119,7 +119,8 @@ def test_every_listed_misprint_is_printed_and_wrong(misprint: dict[str, str]) ->
 
 
 def test_misprints_of_parameters_are_the_known_ones() -> None:
-    cells = {(m["table"], m["printed"], m["correct"]): len(m["rows"]) for m in CORRECTIONS["misprint"] if m["column"] == "parameters"}
+    of_parameters = [misprint for misprint in MISPRINTS if misprint["column"] == "parameters"]
+    cells = {(m["table"], m["printed"], m["correct"]): len(m["rows"]) for m in of_parameters}
     assert cells == {
         ("li-resnet", "2,448", "2,048"): 1,
         ("li-resnet", "704,912", "294,912"): 1,
@@ -142,7 +143,8 @@ def test_ramavath_rows_with_parameters_are_ours() -> None:
 
 def test_ramavath_absent_rows_are_the_rest_of_the_printed_total() -> None:
     printed = read_table("ramavath-table1")
-    aligned, absent = list(CORRECTIONS["alignment"]["ramavath-table1"].values()), CORRECTIONS["absent"]["ramavath-table1"]
+    aligned = list(CORRECTIONS["alignment"]["ramavath-table1"].values())
+    absent = CORRECTIONS["absent"]["ramavath-table1"]
     ours = {layer.path: layer.parameters for layer in our_summary("ramavath-table1").layers if layer.parameters}
     assert sorted(aligned + absent) == sorted(ours)
     assert sum(number(row.parameters) for row in printed.rows) == 472_362
@@ -151,5 +153,5 @@ def test_ramavath_absent_rows_are_the_rest_of_the_printed_total() -> None:
 
 def test_every_table_is_checked() -> None:
     """A layer table added to the folder must be added to a test."""
-    layer_tables = {path.stem for path in (HERE / "tables").glob("*.tsv") if path.read_text(encoding="utf-8").startswith("Layer")}
-    assert layer_tables == set(ALL_TABLES)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (HERE / "tables").glob("*.tsv")}
+    assert {name for name, text in texts.items() if text.startswith("Layer")} == set(ALL_TABLES)

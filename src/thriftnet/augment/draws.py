@@ -1,8 +1,8 @@
 """Random draws that depend on what they are for, never on when they are made.
 
 A counter-based generator: the key of a draw is (seed, epoch, image index, stream name, position in the stream), and its
-value is a hash of the key. So an image gets the same augmentation in any batch, order or process and on any device, and a
-resumed run has no generator state to restore.
+value is a hash of the key. So an image gets the same augmentation in any batch, order or process and on any device, and
+a resumed run has no generator state to restore.
 
 The hash is the finaliser of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
 2014; constants of Stafford's variant 13), in int64 arithmetic, which wraps around modulo 2^64 in torch on every device.
@@ -38,7 +38,7 @@ class Draws:
     def to(self, device: torch.device) -> Draws:
         """The same draws, made on `device`."""
         moved = object.__new__(Draws)
-        moved._keys = self._keys.to(device, non_blocking=True)
+        moved._keys = self._keys.to(device, non_blocking=device.type != "cpu")
         return moved
 
     def bits(self, stream: str, count: int = 1) -> Tensor:
@@ -50,8 +50,8 @@ class Draws:
         """float32 [N, count] in [0, 1): the 2^24 multiples of 2^-24, equally likely."""
         return (_shift_right(self.bits(stream, count), 40)).to(torch.float32) * 2.0**-24
 
-    def integers(self, stream: str, high: int, count: int = 1) -> Tensor:
-        """int64 [N, count] in [0, high), for high up to 2^31; no value is favoured by more than 2^-32."""
+    def integers(self, stream: str, high: int | Tensor, count: int = 1) -> Tensor:
+        """int64 [N, count] in [0, high) for high up to 2^31, one number or int64 [N, 1]; uneven by at most 2^-32."""
         return (_shift_right(self.bits(stream, count), 32) * high) >> 32
 
     def permutations(self, stream: str, size: int) -> Tensor:

@@ -1,114 +1,120 @@
-"""From the list of operations in a recipe to one function of a batch: who draws what, in which order.
+"""From the list of operations in a recipe to one function of a batch.
 
-Shapes: N images, C channels, H rows, W columns. Stream names of draws are `position.op.what`, so two rotations in one list
-differ, and adding an operation at the end changes nothing before it.
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from thriftnet.augment import colour, geometry
+from thriftnet import config
+from thriftnet.augment import geometry
 from thriftnet.augment.draws import Draws
-from thriftnet.config import (
-    AugmentConfig,
-    AugmentOp,
+from thriftnet.augment.operations import (
     ColorJitter,
-    HorizontalFlip,
+    Cutout,
+    Flip,
+    GaussianBlur,
+    GeometricOperation,
+    Operation,
     PaddedCrop,
+    RandomResizedCrop,
     Rotation,
-    VerticalFlip,
+    as_float,
+    with_fill,
 )
 from thriftnet.errors import RecipeError
-
-Step = Callable[[Tensor, Draws], Tensor]
 
 
 class Policy:
     """The operations of a recipe, applied in order. Build one with `build_policy`."""
 
-    def __init__(self, steps: list[Step]) -> None:
-        self._steps = steps
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = operations
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """uint8 [N, C, H, W] to float32 [N, C, H, W] in [0, 1], not normalised; row i is drawn for by row i of `draws`."""
+        """uint8 [N, C, H, W] to float32 [N, C, H, W] in [0, 1], not normalised; row i is drawn for by row i of `draws`.
+
+        Raises RecipeError where the images are too small for an operation, DataError where they have wrong channels.
+        """
         draws = draws.to(images.device)
-        for step in self._steps:
-            images = step(images, draws)
+        for operation in self._operations:
+            images = operation.apply(images, draws)
         return as_float(images)
 
 
-def build_policy(config: AugmentConfig, mean: tuple[float, ...]) -> Policy:
-    """The policy of a recipe for images with the channel means `mean`, the value that cutout fills with by default."""
-    return Policy([_step(operation, f"{position}.{operation.op}") for position, operation in enumerate(config.ops)])
+def build_policy(augment: config.AugmentConfig, mean: tuple[float, ...]) -> Policy:
+    """The policy of a recipe; `mean` (in [0, 1], one value a channel) is what cutout fills with by default.
+
+    Raises RecipeError where a fill has another number of values than the images have channels.
+    """
+    operations = [_operation(settings, f"{place}.{settings.op}", mean) for place, settings in enumerate(augment.ops)]
+    return Policy(_fuse_neighbours(operations) if augment.geometry == "fused" else operations)
 
 
-def as_float(images: Tensor) -> Tensor:
-    """uint8 levels as float32 in [0, 1]; floating-point images as they are."""
-    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
+@dataclass(frozen=True)
+class Fused:
+    """Neighbouring geometric operations, their maps composed and the images resampled once."""
+
+    parts: tuple[GeometricOperation, ...]
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        maps = reduce(geometry.compose, (part.maps(draws, *images.shape[2:]) for part in self.parts))
+        interpolation = "bilinear" if any(part.interpolation == "bilinear" for part in self.parts) else "nearest"
+        fill = next((part.fill for part in self.parts if part.fill is not None), 0.0)
+        images, fill = with_fill(as_float(images) if interpolation == "bilinear" else images, fill)
+        return geometry.resample(images, maps, interpolation, fill)
 
 
-def _step(config: AugmentOp, stream: str) -> Step:
-    if isinstance(config, HorizontalFlip | VerticalFlip):
-        axis = 3 if isinstance(config, HorizontalFlip) else 2
-        return lambda images, draws: geometry.flip(images, _chosen(draws, stream, config.probability), axis)
-    if isinstance(config, PaddedCrop):
-        return lambda images, draws: _padded_crop(images, draws, config, stream)
-    if isinstance(config, Rotation):
-        return lambda images, draws: _rotation(images, draws, config, stream)
-    if isinstance(config, ColorJitter):
-        return lambda images, draws: _color_jitter(images, draws, config, stream)
-    raise RecipeError(f"augment.ops: {config.op} is not available yet")
+def _fuse_neighbours(operations: Sequence[Operation]) -> list[Operation]:
+    """Replace each run of two or more geometric operations by one; another fill or a mirrored border ends a run."""
+    fused: list[Operation] = []
+    run: list[GeometricOperation] = []
+
+    def close_run() -> None:
+        fused.extend([Fused(tuple(run))] if len(run) > 1 else run)
+        run.clear()
+
+    for operation in operations:
+        if not isinstance(operation, GeometricOperation) or _mirrors_border(operation):
+            close_run()
+            fused.append(operation)
+            continue
+        if len({part.fill for part in (*run, operation)} - {None}) > 1:
+            close_run()
+        run.append(operation)
+    close_run()
+    return fused
 
 
-def _padded_crop(images: Tensor, draws: Draws, config: PaddedCrop, stream: str) -> Tensor:
-    side = min(images.shape[2:])
-    if config.padding == "reflect" and config.pad_px >= side:
-        raise RecipeError(f"pad_px = {config.pad_px} with padding = 'reflect' must be less than the image side, {side}")
-    shift = draws.integers(f"{stream}.offset", 2 * config.pad_px + 1, 2) - config.pad_px
-    images, fill = _with_fill(images, config.fill)
-    return geometry.shift_crop(images, shift[:, 0], shift[:, 1], config.padding, fill)
+def _mirrors_border(operation: Operation) -> bool:
+    return isinstance(operation, PaddedCrop) and operation.settings.padding == "reflect"
 
 
-def _rotation(images: Tensor, draws: Draws, config: Rotation, stream: str) -> Tensor:
-    degrees = _between(draws, f"{stream}.degrees", -config.degrees, config.degrees)
-    still = torch.zeros_like(degrees)
-    maps = geometry.rotation_scale_shift(degrees, still + 1, still, still, *images.shape[2:])
-    images, fill = _with_fill(images if config.interpolation == "nearest" else as_float(images), config.fill)
-    return geometry.resample(images, maps, config.interpolation, fill)
-
-
-def _color_jitter(images: Tensor, draws: Draws, config: ColorJitter, stream: str) -> Tensor:
-    factors = {
-        operation: _between(draws, f"{stream}.{name}", max(0.0, 1 - strength), 1 + strength)
-        for operation, name, strength in (
-            (colour.BRIGHTNESS, "brightness", config.brightness),
-            (colour.CONTRAST, "contrast", config.contrast),
-            (colour.SATURATION, "saturation", config.saturation),
-        )
-        if strength > 0
-    }
-    if config.hue > 0:
-        factors[colour.HUE] = _between(draws, f"{stream}.hue", -config.hue, config.hue)
-    if not factors:
-        return images
-    operations = torch.tensor(list(factors), device=images.device)
-    return colour.jitter(as_float(images), factors, operations[draws.permutations(f"{stream}.order", len(factors))])
-
-
-def _with_fill(images: Tensor, fill: float) -> tuple[Tensor, float]:
-    """The images and the fill in one unit: whole levels while that is exact and the images still are, else [0, 1]."""
-    if images.dtype == torch.uint8 and (fill * 255).is_integer():
-        return images, fill * 255
-    return as_float(images), fill
-
-
-def _chosen(draws: Draws, stream: str, probability: float) -> Tensor:
-    return draws.uniform(f"{stream}.chosen")[:, 0] < probability
-
-
-def _between(draws: Draws, stream: str, low: float, high: float) -> Tensor:
-    return low + (high - low) * draws.uniform(stream)[:, 0]
+def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...]) -> Operation:
+    match settings:
+        case config.HorizontalFlip() | config.VerticalFlip():
+            return Flip(settings, stream)
+        case config.PaddedCrop():
+            return PaddedCrop(settings, stream)
+        case config.Rotation() | config.Affine():
+            return Rotation(settings, stream)
+        case config.RandomResizedCrop():
+            return RandomResizedCrop(settings, stream)
+        case config.ColorJitter():
+            return ColorJitter(settings, stream)
+        case config.GaussianBlur():
+            return GaussianBlur(settings, stream)
+        case config.Cutout():
+            fill = mean if settings.fill is None else settings.fill
+            if len(fill) not in (1, len(mean)):
+                raise RecipeError(
+                    f"augment.ops: cutout's fill = {list(fill)} has {len(fill)} values but the images have {len(mean)} "
+                    f"channels; give 1 or {len(mean)}"
+                )
+            return Cutout(settings, stream, torch.tensor(fill))

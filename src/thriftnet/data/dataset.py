@@ -23,7 +23,8 @@ class LabelledImages:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise TypeError(f"images must be uint8 [N, C, H, W], not {self.images.dtype} {list(self.images.shape)}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise TypeError(f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}")
+            shape = list(self.labels.shape)
+            raise TypeError(f"labels must be int64 [{len(self.images)}], not {self.labels.dtype} {shape}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,6 +46,8 @@ class Source(ABC):
     """Where it lies, as an absolute path, or the name of a bundled set."""
     class_names: tuple[str, ...]
     """One name a class, in label order."""
+    has_test: bool = True
+    """Whether there is a test split, its own or a fixed part that is never trained on; asking opens no image."""
     notes: tuple[str, ...] = ()
     """How the data was understood where that is not obvious, one sentence each, to be shown to the user."""
 

@@ -1,7 +1,7 @@
-"""The bundled default: scikit-learn's handwritten digits (1,797 real ones, Alpaydin and Kaynak 1998), as 32x32 images.
+"""The bundled default: scikit-learn's 1,797 real handwritten digits (Alpaydin and Kaynak 1998), as 32x32 images.
 
-Each 8x8 image of counts 0 to 16 is scaled to 0 to 255 and enlarged bicubically. A stratified fifth (359 images) is the test
-split, the same whatever a run's seed.
+Each 8x8 image of counts 0 to 16 is scaled to 0 to 255 and enlarged bicubically. A stratified fifth (359 images) is the
+test split, the same whatever a run's seed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from thriftnet.data.dataset import LabelledImages, Source
-from thriftnet.data.decode import resize_all
+from thriftnet.data.decode import convert_all
 from thriftnet.data.splits import carve_test
 
 SIDE = 32
@@ -41,4 +41,4 @@ class DigitsSource(Source):
 
         pixels, labels = load_digits(return_X_y=True)
         small = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-        return LabelledImages(resize_all(torch.from_numpy(small), self._side), torch.from_numpy(labels).long())
+        return LabelledImages(convert_all(torch.from_numpy(small), 1, self._side), torch.from_numpy(labels).long())

@@ -1,28 +1,70 @@
-"""The one `--data` argument."""
+"""The one `--data` argument: a name, a folder or a file, and which source reads it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from thriftnet.data.cifar import ARCHIVE_ENDINGS, CifarSource, find_cifar_folder
 from thriftnet.data.dataset import Source
 from thriftnet.data.digits import DigitsSource
-from thriftnet.errors import DataError
+from thriftnet.data.download import ARCHIVES, fetch
+from thriftnet.data.image_folder import ImageFolderSource
+from thriftnet.data.npz import NpzSource
+from thriftnet.errors import DataError, nearest
 
 VARIABLE = "THRIFTNET_DATA"
+NAMES = ("digits", *ARCHIVES)
 
 
 def open_source(data: str | None, image_side: int | None = None) -> Source:
-    """The set that `data` names; None takes it from THRIFTNET_DATA, or else the bundled `digits`.
+    """The set that `data` names; None takes it from the environment variable THRIFTNET_DATA, or else `digits`.
 
-    `image_side`: pixels to resize to; None keeps the data's own side (32 for image folders). Raises DataError.
+    `digits`, `cifar10` and `cifar100` are names (a folder so called is `./digits`); anything else is the path of a
+    CIFAR folder or tar.gz, a Parquet file or folder, an `.npz`, or a folder of class folders. `image_side`: pixels to
+    resize to; None keeps the data's own side (32 for image folders). Raises DataError.
     """
-    data = data or os.environ.get(VARIABLE) or "digits"
-    if data == "digits":
+    given = data or os.environ.get(VARIABLE) or "digits"
+    if given == "digits":
         return DigitsSource(image_side)
-    path = Path(data).expanduser()
+    if given in ARCHIVES:
+        return CifarSource(fetch(given), image_side)
+    path = Path(given).expanduser()
     if not path.exists():
-        raise DataError(f"there is no data at {data}")
-    from thriftnet.data.parquet import ParquetSource
+        from_where = "" if data else f" ({VARIABLE} says so)"
+        raise DataError(
+            f"there is no data at {given}{from_where}{nearest(given, NAMES)}; give the path of a set, or one of "
+            f"{', '.join(NAMES)}"
+        )
+    try:
+        return _open_folder(path, image_side) if path.is_dir() else _open_file(path, image_side)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read; change its permissions") from None
+
+
+def _open_folder(path: Path, image_side: int | None) -> Source:
+    cifar = find_cifar_folder(path)
+    if cifar is not None:
+        return CifarSource(cifar, image_side)
+    if any(path.glob("*.parquet")) or any(path.glob("[!.]*/*.parquet")):
+        return _parquet(path, image_side)
+    return ImageFolderSource(path, image_side)
+
+
+def _open_file(path: Path, image_side: int | None) -> Source:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return _parquet(path, image_side)
+    if name.endswith(".npz"):
+        return NpzSource(path, image_side)
+    if name.endswith(ARCHIVE_ENDINGS):
+        return CifarSource(path, image_side)
+    raise DataError(
+        f"{path} is of no known kind; give a .parquet, .npz or CIFAR .tar.gz file, or a folder (not a .zip)"
+    )
+
+
+def _parquet(path: Path, image_side: int | None) -> Source:
+    from thriftnet.data.parquet import ParquetSource  # pyarrow takes a moment to import
 
     return ParquetSource(path, image_side)

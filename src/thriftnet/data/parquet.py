@@ -1,12 +1,12 @@
 """Hugging Face Parquet: encoded images and integer labels in columns.
 
-Image column `img` or `image`: a struct with `bytes` (and `path`), or plain binary. Label column `label` or `fine_label`.
-Class names come from the `huggingface` entry of the schema; else, where each image's `path` lies in a folder and folders
-and labels match one to one, from those folders; else they are the labels as text.
+Image column `img` or `image`: a struct with `bytes` (and `path`), or plain binary. Label column `label` or
+`fine_label`. Class names come from the `huggingface` entry of the schema; else, where each image's `path` lies in a
+folder and folders and labels match one to one, from those folders; else they are the labels as text.
 
-Files: one `.parquet`, or a folder (or its only subfolder) of `train-*.parquet` and `test-*.parquet`, several shards each.
-Without `test-*`, `validation-*` or `val-*` is the test split; files of no such name are taken together and a fixed fifth of
-their rows is the test split.
+Files: one `.parquet`, or a folder (or its only subfolder) of `train-*.parquet` and `test-*.parquet` in any number of
+shards. Without `test-*`, `validation-*` or `val-*` is the test split; files of no such name are taken together and a
+fixed fifth of their rows is the test split.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from thriftnet.data import decode
+from thriftnet.data.arrays import check_label_range
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
@@ -56,7 +57,10 @@ class ParquetImages:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
         if column is None:
-            raise DataError(f"{path} has no column {' or '.join(IMAGE_COLUMNS)}, only {', '.join(schema.names)}; rename one")
+            expected = " or ".join(IMAGE_COLUMNS)
+            raise DataError(
+                f"{path} has no column {expected}, only {', '.join(schema.names)}; rename that of the images"
+            )
         kind = schema.field(column).type
         if not (_is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)):
             raise DataError(f"{path}: column {column} is {kind}, not encoded images (binary, or a struct with bytes)")
@@ -66,7 +70,7 @@ class ParquetImages:
     def has_paths(self) -> bool:
         """Whether the image column also stores a path."""
         kind = self.schema.field(self.column).type
-        return pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+        return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0)
 
     def values(self, column: str) -> list[object]:
         """A whole column, `img.path` for a part of a struct; images are not read. Raises DataError."""
@@ -99,10 +103,11 @@ class ParquetSource(Source):
         self.location = str(path.resolve())
         self._side = image_side
         splits, self.notes = _find_files(path)
+        self.has_test = "test" in splits or "all" in splits
         self._files = {split: [ParquetImages.open(file) for file in files] for split, files in splits.items()}
         self._label_columns = {file.path: _label_column(file) for files in self._files.values() for file in files}
-        named_by = next(iter(self._files.values()))
-        self.class_names = self._names_in_schema(named_by[0]) or self._names_in_paths(named_by) or self._numbers(named_by)
+        naming = next(iter(self._files.values()))
+        self.class_names = self._names_in_schema(naming[0]) or self._names_in_paths(naming) or self._numbers(naming)
 
     def train(self) -> LabelledImages:
         """The training split."""
@@ -118,16 +123,13 @@ class ParquetSource(Source):
 
     def _read(self, split: str, indices: Tensor | None = None) -> LabelledImages:
         if split not in self._files:
-            raise DataError(f"{self.location} has no {split} split; give a folder with {split}-*.parquet beside the others")
+            raise DataError(f"{self.location} has no {split} split; give a folder that also holds {split}-*.parquet")
         labels = self._labels(self._files[split])
         if len(labels) == 0:
             raise DataError(f"{self.location} has no rows in its {split} split; download it again")
-        beyond = int(labels.max())
-        if beyond >= len(self.class_names):
-            raise DataError(f"{self.location} has label {beyond} in its {split} split, but {len(self.class_names)} classes")
+        check_label_range(labels, len(self.class_names), f"{self.location}, split {split},")
         wanted = None if indices is None else np.isin(np.arange(len(labels)), indices.numpy())
-        channels, side = self._layout
-        images = decode.decode_all(self._named(split, wanted), channels, side)
+        images = decode.decode_all(self._named(split, wanted), self._channels, self._side)
         return LabelledImages(images, labels if indices is None else labels[indices])
 
     def _named(self, split: str, wanted: np.ndarray | None = None) -> Iterator[tuple[str, bytes]]:
@@ -139,11 +141,9 @@ class ParquetSource(Source):
             before += file.rows
 
     @cached_property
-    def _layout(self) -> tuple[int, int | None]:
-        """(channels, side) of the training split, which the test split follows."""
-        split = next(iter(self._files))
-        channels = decode.common_channels(encoded for _, encoded in self._named(split))
-        return channels, self._side
+    def _channels(self) -> int:
+        """Of the training split, which the test split follows."""
+        return decode.common_channels(encoded for _, encoded in self._named(next(iter(self._files))))
 
     def _labels(self, files: Sequence[ParquetImages]) -> Tensor:
         """int64 [rows of all files]. Raises DataError for an absent or negative one."""
@@ -152,7 +152,7 @@ class ParquetSource(Source):
             column = self._label_columns[file.path]
             for row, label in enumerate(file.values(column)):
                 if not isinstance(label, int) or label < 0:
-                    raise DataError(f"{file.path} row {row} has {column} = {label}; labels must be 0 or more, none absent")
+                    raise DataError(f"{file.path} row {row} has {column} = {label}; every row needs a label from 0")
                 labels.append(label)
         return torch.tensor(labels, dtype=torch.int64)
 
@@ -190,7 +190,9 @@ def _find_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
         if not holding:
             raise DataError(f"{path} holds no .parquet file; give the folder that does")
         if holding[0] != path and len(holding) > 1:
-            raise DataError(f"{path} holds several sets: {', '.join(f.name for f in holding)}; give one of these folders")
+            raise DataError(
+                f"{path} holds several sets: {', '.join(f.name for f in holding)}; give one of these folders"
+            )
         found = sorted(holding[0].glob("*.parquet"))
     by_name: dict[str, list[Path]] = {}
     for file in found:

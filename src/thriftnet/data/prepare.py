@@ -41,6 +41,10 @@ def prepare(source: Source, config: DataConfig, selection: str, split_seed: int)
 
     Raises DataError where the images cannot be trained on or the numbers asked for do not fit them.
     """
+    if selection == "test" and not source.has_test:
+        raise DataError(
+            f"training.selection = 'test' needs a test split, and {source.location} has none; set 'validation'"
+        )
     everything = source.train()
     check_images(everything, source, config.image_side)
     train_indices, validation_indices = split_training(
@@ -71,7 +75,9 @@ def check_images(data: LabelledImages, source: Source, image_side: int | None) -
         raise DataError(f"{where} has no training images")
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= classes:
-        raise DataError(f"{where} has labels from {low} to {high}, but {classes} classes; labels must be 0 to {classes - 1}")
+        raise DataError(
+            f"{where} has labels from {low} to {high}; with {classes} classes they must be 0 to {classes - 1}"
+        )
     counts = torch.bincount(data.labels, minlength=classes)
     empty = [name for name, count in zip(source.class_names, counts.tolist(), strict=True) if count == 0]
     if empty:
@@ -85,7 +91,7 @@ def check_images(data: LabelledImages, source: Source, image_side: int | None) -
             f"they must be square, {SMALLEST_SIDE} to {LARGEST_SIDE} pixels: {SIZE_FIX}"
         )
     if image_side is not None and height != image_side:
-        raise DataError(f"{where} was opened with images of side {height}, not data.image_side = {image_side}; open it with that")
+        raise DataError(f"{where} was opened with side {height}, not data.image_side = {image_side}; open it with that")
 
 
 def _normalisation(train: LabelledImages, config: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -93,7 +99,9 @@ def _normalisation(train: LabelledImages, config: DataConfig) -> tuple[tuple[flo
     if config.mean is not None and config.std is not None:
         for field, values in (("mean", config.mean), ("std", config.std)):
             if len(values) != channels:
-                raise DataError(f"data.{field} = {list(values)} has {len(values)} values, but the images {channels} channels")
+                raise DataError(
+                    f"data.{field} = {list(values)} needs {channels} values, one for each channel of the images"
+                )
         return config.mean, config.std
     mean, std = channel_statistics(train.images)
     if min(std) == 0:

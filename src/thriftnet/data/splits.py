@@ -23,8 +23,8 @@ def split_training(
 ) -> tuple[Tensor, Tensor]:
     """(training indices, validation indices), int64, sorted and disjoint, into `labels` int64 [N].
 
-    `validation_images` None holds out a tenth (at least one image). `train_images` then keeps a stratified subset of what
-    is left. Raises DataError where the numbers do not fit the set.
+    `validation_images` None holds out a tenth (at least one image). `train_images` then keeps a stratified subset of
+    what is left. Raises DataError where the numbers do not fit the set.
     """
     held_out = max(1, round(len(labels) / 10)) if validation_images is None else validation_images
     kept, validation = _split(labels, held_out, _keys(len(labels), seed, _VALIDATION_STREAM), "data.validation_images")
@@ -46,7 +46,9 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
     """Sorted indices int64 [count] into `labels`, each class by its share and none missing. Raises DataError."""
     classes = len(torch.unique(labels))
     if not classes <= count <= len(labels):
-        raise DataError(f"data.train_images = {count} must lie between {classes} (the classes) and {len(labels)} (the images)")
+        raise DataError(
+            f"data.train_images = {count} must lie between {classes} (one a class) and {len(labels)} (all of them)"
+        )
     keys = _keys(len(labels), seed, _SUBSET_STREAM)
     return _split(labels, len(labels) - count, keys, "data.train_images")[0]
 
@@ -54,10 +56,11 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
 def carve_test(labels: Tensor, keys: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
     """(training indices, test indices) of a set without a test split: a stratified fifth, whatever the run's seed.
 
-    `keys`, uint64 [N], order the images (those of the lowest are tested); absent: a fixed draw by index.
+    `keys`, uint64 [N], order the images (those of the lowest are tested); absent: a fixed draw by index. Raises
+    DataError for a set too small to share.
     """
     keys = _keys(len(labels), 0, _TEST_STREAM) if keys is None else keys
-    return _split(labels, round(len(labels) / TEST_SHARE), keys, "the test split")
+    return _split(labels, max(1, round(len(labels) / TEST_SHARE)), keys, "the number of test images")
 
 
 def _split(labels: Tensor, held_out: int, keys: np.ndarray, what: str) -> tuple[Tensor, Tensor]:
@@ -98,4 +101,5 @@ def _mix(z: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser; uint64 arrays wrap round, as it wants."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z ^= z >> np.uint64(31)
+    return z

@@ -15,14 +15,14 @@ _CHUNK = 4096
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) per channel of uint8 [N, C, H, W], in [0, 1], over all pixels of all images.
 
-    The 256 possible values are counted first, so the sums are exact whatever the number of images. The standard deviation
-    is the population's (divided by the number of pixels). Raises ValueError for an empty tensor.
+    The 256 possible values are counted first, so no rounding grows with the number of images. The standard deviation is
+    the population's (divided by the number of pixels). Raises ValueError for an empty tensor.
     """
     if images.numel() == 0:
         raise ValueError(f"no pixels in images of shape {list(images.shape)}")
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for chunk in images.split(_CHUNK):
-        for channel, plane in enumerate(chunk.unbind(1)):
+    for start in range(0, len(images), _CHUNK):
+        for channel, plane in enumerate(images[start : start + _CHUNK].unbind(1)):
             counts[channel] += torch.bincount(plane.reshape(-1), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts.double() / counts[0].sum()
@@ -34,7 +34,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 def fingerprint(data: LabelledImages) -> str:
     """SHA-256 in hexadecimal of the shape, every pixel and every label, in their order."""
     digest = hashlib.sha256(repr(list(data.images.shape)).encode())
-    for chunk in data.images.split(_CHUNK):
-        digest.update(chunk.contiguous().numpy().data)
+    for start in range(0, len(data), _CHUNK):
+        digest.update(data.images[start : start + _CHUNK].contiguous().numpy().data)
     digest.update(data.labels.numpy().astype("<i8").data)
     return digest.hexdigest()

@@ -78,7 +78,7 @@ class Evaluation:
 def evaluate_logits(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Evaluation:
     """Measure `logits`: float [N, K] against `labels`: int64 [N].
 
-    Raises DataError where there are no images or a label is no class, and NonFiniteLossError for NaN or infinite logits.
+    Raises DataError where there are no images or a label is no class, and NonFiniteLossError for NaN or infinity.
     """
     count, classes = logits.shape
     if count == 0:
@@ -90,13 +90,13 @@ def evaluate_logits(logits: Tensor, labels: Tensor, class_names: Sequence[str]) 
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise DataError(
-            f"label {low if low < 0 else high} is outside 0 to {classes - 1}; evaluate with the data of this run's classes"
-        )
+        label = low if low < 0 else high
+        raise DataError(f"label {label} is outside 0 to {classes - 1}; evaluate with the data of this run's classes")
     broken = int((~logits.isfinite()).any(1).sum())
     if broken:
         raise NonFiniteLossError(
-            f"the network's output is NaN or infinite for {broken} of {count} images; nothing was written; try precision fp32"
+            f"the network's output is NaN or infinite for {broken} of {count} images; nothing was written; "
+            "try runtime.precision = 'fp32'"
         )
 
     logits = logits.double()
@@ -174,6 +174,4 @@ def _class_scores(
     )
     columns = ([None if math.isnan(value) else float(value) for value in column] for column in scores[:3])
     support, predicted_counts = confusion.sum(1).tolist(), confusion.sum(0).tolist()
-    return tuple(
-        ClassScore(*values) for values in zip(class_names, *columns, support, predicted_counts, strict=True)
-    )
+    return tuple(ClassScore(*values) for values in zip(class_names, *columns, support, predicted_counts, strict=True))

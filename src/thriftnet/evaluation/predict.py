@@ -56,7 +56,7 @@ def predict_logits(
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards each module has its own mode again, also a frozen one in training."""
+    """Evaluation mode inside the block; afterwards each module has its own mode again, also a frozen one."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

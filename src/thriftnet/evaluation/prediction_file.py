@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def write_predictions(
     labels = predicted.tolist()
     columns = [] if probabilities is None else [f"p_{name}" for name in class_names]
     # NumPy's str of a float32 is the shortest that reads back the same; Python's would show float64 digits.
-    rows = [[]] * len(labels) if probabilities is None else probabilities.cpu().numpy()
+    rows: Iterable[Iterable[Any]] = [()] * len(labels) if probabilities is None else probabilities.cpu().numpy()
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["ID", "Label", *columns])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from thriftnet.config import ModelConfig, RecipeConfig
 from thriftnet.errors import RecipeError

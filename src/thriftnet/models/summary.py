@@ -88,13 +88,13 @@ class Summary:
 
     def table(self) -> str:
         """torchsummary's table with one more column, as text without a final line break."""
-        header = ("Layer (type)", "Output Shape", "Param #", "Mult-Adds")
-        cells = [
+        rows = [("Layer (type)", "Output Shape", "Param #", "Mult-Adds")]
+        rows += [
             (layer.name, str(list(layer.output_shape)), f"{layer.parameters:,}", f"{layer.macs:,}")
             for layer in self.layers
         ]
-        widths = [max(len(row[column]) for row in [header, *cells]) + 2 for column in range(len(header))]
-        lines = ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in [header, *cells]]
+        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+        lines = ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
         thin, thick = "-" * sum(widths), "=" * sum(widths)
         return "\n".join(
             [

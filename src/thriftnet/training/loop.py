@@ -7,7 +7,7 @@ the resume state, so a resumed run continues as the uninterrupted one would have
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from thriftnet.data.normalize import normalize
 from thriftnet.data.prepare import TrainingData, prepare
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.predict import predict_logits
-from thriftnet.models.build import build_model, check_recipe_network
 from thriftnet.models.budget import trainable_parameters
+from thriftnet.models.build import build_model, check_recipe_network
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.schedules import Schedule
@@ -38,8 +38,12 @@ from thriftnet.training.step import Learner, train_step
 EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
 
 
-def fit(recipe: RecipeConfig, source: Source, folder: RunFolder, display: Display, resume: bool = False) -> None:
+def fit(
+    recipe: RecipeConfig, source: Source, folder: RunFolder, display: Display, resume: bool = False
+) -> TrainingData:
     """Train `recipe` on `source` into `folder`; with `resume`, go on from the last completed epoch stored there.
+
+    Returns what was trained on.
 
     Raises BudgetError or RecipeError before any data is read, DataError for unusable data, RunFolderError for a resume
     that does not fit, NonFiniteLossError before the update that would have spread it, Interrupted after a signal.
@@ -69,14 +73,16 @@ def fit(recipe: RecipeConfig, source: Source, folder: RunFolder, display: Displa
             run.train(display, request)
     finally:
         display.stop()
+    return data
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """The kept epoch: its number from 1, and the accuracy (a fraction) that chose it, None before the first epoch."""
+    """The kept epoch: its number from 1, and the accuracy (a fraction) and loss that chose it; 0 before the first."""
 
     epoch: int = 0
     accuracy: float | None = None
+    loss: float | None = None
 
 
 class _Run:
@@ -106,6 +112,8 @@ class _Run:
         self.policy: Policy = build_policy(recipe.augment, data.mean)
         self.train_images = data.train.images.to(runtime.device)
         self.train_labels = data.train.labels.to(runtime.device)
+        # Draws are keyed by the place in the whole training split, so that another subset changes no image.
+        self.image_keys = data.train_indices.to(runtime.device)
         # The only place where training opens the test split: a recipe that selects on it, to reproduce a paper.
         self.test = source.test() if training.selection == "test" else None
         self.shown = len(data.train) * (2 if recipe.augment.concatenate_originals else 1)
@@ -221,11 +229,11 @@ class _Run:
         indices = (entries % count).to(self.runtime.device)
         raw = self.train_images[indices]
         if not self.recipe.augment.concatenate_originals:
-            images = self.policy(raw, Draws(self.recipe.training.seed, epoch, indices))
+            images = self.policy(raw, Draws(self.recipe.training.seed, epoch, self.image_keys[indices]))
         else:
             images = as_float(raw)
             copies = (entries >= count).nonzero().squeeze(1).to(self.runtime.device)
-            draws = Draws(self.recipe.training.seed, epoch, indices[copies])
+            draws = Draws(self.recipe.training.seed, epoch, self.image_keys[indices[copies]])
             images[copies] = self.policy(raw[copies], draws)
         images = normalize(images, self.data.mean, self.data.std)
         return images.contiguous(memory_format=self.runtime.memory_format), self.train_labels[indices]
@@ -245,13 +253,18 @@ class _Run:
         return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
 
     def _select(self, row: dict[str, Any]) -> bool:
-        """Whether this epoch is the one to keep so far; of equally good epochs the first."""
+        """Whether this epoch is the one to keep so far: higher accuracy, of equal ones lower loss, else the first.
+
+        The loss matters on small validation sets, where many epochs classify every image right.
+        """
         rule = self.recipe.training.selection
-        accuracy = row[f"{EVALUATED_SPLIT[rule]}_accuracy"]
-        best = self.selection.accuracy
-        if rule != "last" and best is not None and accuracy <= best:
-            return False
-        self.selection = _Selection(row["epoch"], accuracy)
+        found = _Selection(row["epoch"], row[f"{EVALUATED_SPLIT[rule]}_accuracy"], row[f"{EVALUATED_SPLIT[rule]}_loss"])
+        kept = self.selection
+        if rule != "last" and kept.accuracy is not None and kept.loss is not None:
+            assert found.accuracy is not None and found.loss is not None  # this rule always evaluates
+            if (found.accuracy, -found.loss) <= (kept.accuracy, -kept.loss):
+                return False
+        self.selection = found
         return True
 
     def _status(self) -> str:
@@ -282,7 +295,7 @@ class _Run:
                 "average": average.network.state_dict() if average is not None else None,
                 "average_updates": average.updates if average is not None else 0,
                 "history": self.history,
-                "selection": {"epoch": self.selection.epoch, "accuracy": self.selection.accuracy},
+                "selection": asdict(self.selection),
             }
         )
         self.folder.write_history(self.history)

@@ -1,0 +1,41 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export MPLBACKEND := Agg
+
+.PHONY: demo test check bench clean
+
+# Installs into a virtual environment of its own, with the versions that were tested.
+$(BIN)/thriftnet: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(BIN)/thriftnet
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# Train on the bundled digits, evaluate on the sealed test split, predict, write the report.
+demo: $(BIN)/thriftnet
+	rm -rf demo
+	$(BIN)/thriftnet train digits-demo --data digits --out demo/run
+	$(BIN)/thriftnet evaluate demo/run --split test
+	$(BIN)/python scripts/demo_images.py demo/images
+	$(BIN)/thriftnet predict demo/run demo/images --out demo/predictions.csv --probabilities
+	$(BIN)/thriftnet report demo/run --out demo/report.html
+	@echo "The report: $(CURDIR)/demo/report.html"
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/training_throughput.py
+
+clean:
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache

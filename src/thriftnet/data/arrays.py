@@ -1,0 +1,81 @@
+"""Images and labels from bare arrays: which layout they have, and whether they can be used at all."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thriftnet.errors import DataError
+
+
+def as_images(array: np.ndarray, where: str) -> tuple[Tensor, str]:
+    """(uint8 [N, C, H, W] with C 1 or 3, the layout that was found in words).
+
+    Understood: [N, C, H, W], [N, H, W, C], [N, H, W] (grey) and flat rows [N, C * side * side], channel by channel as
+    in CIFAR's own batches. `where` names the array in messages. Raises DataError for other shapes, for values that are
+    not whole numbers from 0 to 255, and where the layout is ambiguous.
+    """
+    array = _bytes_of(array, where)
+    shape = "x".join(map(str, array.shape))
+    if array.ndim == 2:
+        images, layout = _from_rows(array, where), "flat rows, channel by channel"
+    elif array.ndim == 3:
+        images, layout = array[:, None], "grey images"
+    elif array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        images, layout = array, "channels first"
+    elif array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        images, layout = array.transpose(0, 3, 1, 2), "channels last"
+    else:
+        raise DataError(
+            f"{where} has shape {shape}; images are N x 3 x H x W, N x H x W x 3, grey N x H x W, or flat rows N x 3072"
+        )
+    if 0 in array.shape:
+        raise DataError(f"{where} has shape {shape}: there is no image in it")
+    return torch.from_numpy(np.array(images, dtype=np.uint8, order="C")), f"{shape}: {layout}"
+
+
+def as_labels(array: np.ndarray, where: str, count: int) -> Tensor:
+    """int64 [count] from integers [count] or [count, 1]. Raises DataError for anything else or a negative label."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (count,):
+        shape = "x".join(map(str, array.shape)) or "of one number"
+        raise DataError(f"{where} has shape {shape}; {count} images need {count} labels, one each")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{where} holds {array.dtype}; labels must be whole numbers from 0")
+    if count and int(array.min()) < 0:
+        raise DataError(f"{where} has {int(array.min())} at {int(array.argmin())}; labels must be whole numbers from 0")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def check_label_range(labels: Tensor, classes: int, where: str) -> None:
+    """Raise DataError where a label names no class."""
+    if len(labels) and int(labels.max()) >= classes:
+        row = int(labels.argmax())
+        raise DataError(
+            f"{where} has label {int(labels.max())} at row {row}, but {classes} classes (0 to {classes - 1})"
+        )
+
+
+def _bytes_of(array: np.ndarray, where: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{where} holds {array.dtype}; images must be whole numbers from 0 to 255 (uint8)")
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) <= 255:
+        raise DataError(f"{where} has values from {int(array.min())} to {int(array.max())}; images must have 0 to 255")
+    return array.astype(np.uint8)
+
+
+def _from_rows(rows: np.ndarray, where: str) -> np.ndarray:
+    width = rows.shape[1]
+    for channels in (3, 1):  # 3 * a * a is never a square, so at most one fits
+        side = math.isqrt(width // channels)
+        if side and channels * side * side == width:
+            return rows.reshape(len(rows), channels, side, side)
+    raise DataError(
+        f"{where} has rows of {width} values, which is neither 3 x side x side (3072 for 32) nor side x side"
+    )

@@ -1,0 +1,220 @@
+"""CIFAR-10 and CIFAR-100 as their authors publish them: Python batches or binary records, unpacked or in the tar.gz.
+
+The layouts are those of https://www.cs.toronto.edu/~kriz/cifar.html. A tar.gz is read in place and nothing is unpacked;
+reading the training split passes over the compressed bytes of the test split without decoding an image.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thriftnet.data.arrays import as_images, as_labels, check_label_range
+from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.decode import convert_all
+from thriftnet.data.safe_pickle import field, load_pickle
+from thriftnet.errors import DataError
+
+SIDE, CHANNELS = 32, 3
+PIXELS = CHANNELS * SIDE * SIDE
+ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar")
+_TAR_DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the four published forms."""
+
+    name: str
+    format: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    labels: str
+    """Python: the key of the labels."""
+    names: str
+    """Python: the key of the class names in `meta`."""
+    label_bytes: int
+    """Binary: bytes before the pixels, of which the last is the label."""
+    classes: int
+    archive: str
+    md5: str
+    """Of the archive, as its authors publish it."""
+
+
+def _layouts() -> tuple[Layout, ...]:
+    ten, hundred = tuple(f"data_batch_{number}" for number in range(1, 6)), ("train",)
+    ten_bin, hundred_bin = tuple(f"{name}.bin" for name in ten), ("train.bin",)
+    return (
+        Layout("CIFAR-10", "cifar-python", ten, "test_batch", "batches.meta", "labels", "label_names", 0, 10,
+               "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
+        Layout("CIFAR-100", "cifar-python", hundred, "test", "meta", "fine_labels", "fine_label_names", 0, 100,
+               "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
+        Layout("CIFAR-10", "cifar-binary", ten_bin, "test_batch.bin", "batches.meta.txt", "", "", 1, 10,
+               "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+        Layout("CIFAR-100", "cifar-binary", hundred_bin, "test.bin", "fine_label_names.txt", "", "", 2, 100,
+               "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+    )  # fmt: skip
+
+
+LAYOUTS = _layouts()
+
+
+def find_cifar_folder(folder: Path) -> Path | None:
+    """The folder of CIFAR's files: `folder` or one in it; None where there is none. Raises DataError for several."""
+    inside = sorted(child for child in folder.iterdir() if child.is_dir())
+    for candidates in ([folder], inside):
+        found = [path for path in candidates if _match(_known_files(path))]
+        if len(found) > 1:
+            raise DataError(f"{folder} holds several sets: {', '.join(path.name for path in found)}; give one of them")
+        if found:
+            return found[0]
+    return None
+
+
+class CifarSource(Source):
+    """A folder found by `find_cifar_folder`, or a tar.gz. Opening a damaged or incomplete one raises DataError."""
+
+    def __init__(self, path: Path, image_side: int | None = None) -> None:
+        """`image_side`: pixels to resize to; None keeps 32."""
+        self._path, self._side = path, image_side or SIDE
+        self.location = str(path.resolve())
+        names = _known_files(path) if path.is_dir() else self._archive_names()
+        layout = _match(names)
+        if layout is None:
+            raise DataError(f"{path} holds neither CIFAR-10 nor CIFAR-100, but {_some(names)}; give one that does")
+        self._layout = layout
+        self.format = layout.format
+        missing = [name for name in layout.train if name not in names]
+        if missing:
+            raise DataError(f"{path} lacks {', '.join(missing)} of {layout.name}; {self._again()}")
+        self.has_test = layout.test in names
+        self.class_names = tuple(map(str, range(layout.classes)))
+        if layout.meta in names:
+            self.class_names = self._names_from(self._read([layout.meta])[layout.meta])
+        else:
+            self.notes = (f"no {layout.meta}, so classes are called by their number",)
+
+    def train(self) -> LabelledImages:
+        """The training split, batch after batch."""
+        return self._split(self._layout.train)
+
+    def test(self) -> LabelledImages:
+        """The test split."""
+        if not self.has_test:
+            raise DataError(f"{self._path} lacks {self._layout.test}, the test images; {self._again()}")
+        return self._split((self._layout.test,))
+
+    def _split(self, files: tuple[str, ...]) -> LabelledImages:
+        contents = self._read(files)
+        decode = self._from_binary if self._layout.label_bytes else self._from_python
+        parts = [decode(contents.pop(name), f"{self._path}: {name}") for name in files]
+        images, labels = (torch.cat([part[which] for part in parts]) for which in (0, 1))
+        return LabelledImages(convert_all(images, CHANNELS, self._side), labels)
+
+    def _from_python(self, content: bytes, where: str) -> tuple[Tensor, Tensor]:
+        batch = load_pickle(content, where)
+        data, labels = (field(batch, key) if isinstance(batch, dict) else None for key in ("data", self._layout.labels))
+        if isinstance(labels, list) and all(isinstance(label, int) for label in labels):
+            labels = np.array(labels)
+        if not isinstance(data, np.ndarray) or data.shape[1:] != (PIXELS,) or not isinstance(labels, np.ndarray):
+            expected = f"data of N x {PIXELS} and {self._layout.labels}"
+            raise DataError(f"{where} is no batch of {self._layout.name}, which has {expected}; {self._again()}")
+        images, _ = as_images(np.asarray(data), f"{where} data")
+        numbers = as_labels(np.asarray(labels), f"{where} {self._layout.labels}", len(images))
+        check_label_range(numbers, len(self.class_names), where)
+        return images, numbers
+
+    def _from_binary(self, content: bytes, where: str) -> tuple[Tensor, Tensor]:
+        record = self._layout.label_bytes + PIXELS
+        if not content or len(content) % record:
+            raise DataError(
+                f"{where} has {len(content):,} bytes, not a whole number of records of {record}; {self._again()}"
+            )
+        records = np.frombuffer(content, np.uint8).reshape(-1, record)
+        labels = torch.from_numpy(records[:, self._layout.label_bytes - 1].astype(np.int64))
+        check_label_range(labels, len(self.class_names), where)
+        images = np.ascontiguousarray(records[:, self._layout.label_bytes :])
+        return torch.from_numpy(images.reshape(-1, CHANNELS, SIDE, SIDE)), labels
+
+    def _names_from(self, content: bytes) -> tuple[str, ...]:
+        where = f"{self._path}: {self._layout.meta}"
+        if self._layout.label_bytes:
+            names = tuple(line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip())
+        else:
+            meta = load_pickle(content, where)
+            stored = field(meta, self._layout.names) if isinstance(meta, dict) else None
+            stored = stored if isinstance(stored, list) else []
+            names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in stored)
+        if len(names) != self._layout.classes:
+            raise DataError(f"{where} names {len(names)} classes, not {self._layout.classes}; {self._again()}")
+        return names
+
+    def _read(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The content of these files, from one pass over the archive or from the folder."""
+        wanted = set(names)
+        if self._path.is_dir():
+            try:
+                return {name: (self._path / name).read_bytes() for name in wanted}
+            except OSError as error:
+                raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
+        contents: dict[str, bytes] = {}
+        try:
+            with tarfile.open(self._path) as archive:
+                for member in archive:
+                    name = Path(member.name).name
+                    if name in wanted and (stream := archive.extractfile(member)) is not None:
+                        contents[name] = stream.read()
+        except _TAR_DAMAGED as error:
+            raise self._damaged(error) from None
+        return contents
+
+    def _archive_names(self) -> set[str]:
+        """Passing over the whole archive also finds out that it is complete, before anything is trained."""
+        try:
+            with tarfile.open(self._path) as archive:
+                names = {Path(member.name).name for member in archive if member.isfile()}
+                # To the very end, where gzip has its checksum.
+                while archive.fileobj is not None and archive.fileobj.read(2**20):
+                    pass
+                return names
+        except _TAR_DAMAGED as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> DataError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DataError(f"{self._path} is truncated or damaged ({reason}); {_again(self._path.name)}")
+
+    def _again(self) -> str:
+        return _again(self._layout.archive)
+
+
+def _again(archive: str) -> str:
+    md5 = next((layout.md5 for layout in LAYOUTS if layout.archive == archive), None)
+    return f"download {archive} again" + (f" (md5 of the complete file: {md5})" if md5 else "")
+
+
+def _known_files(folder: Path) -> set[str]:
+    names = {name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta)}
+    return {name for name in names if (folder / name).is_file()}
+
+
+def _match(names: set[str]) -> Layout | None:
+    """The layout that these file names belong to. One batch will do, but `train` alone could be anything."""
+    for layout in LAYOUTS:
+        present = names & {*layout.train, layout.test, layout.meta}
+        if len(present) >= (1 if layout.classes == 10 else 2):
+            return layout
+    return None
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:4]
+    return (", ".join(shown) + (", ..." if len(names) > 4 else "")) or "nothing"

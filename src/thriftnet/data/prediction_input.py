@@ -1,0 +1,141 @@
+"""Unlabelled images to predict, with their ids: the course's pickle, images, Parquet or `.npz`.
+
+    pickle     a dict with `data` and `ids` (bytes or str keys): N x 3072, N x 3 x 32 x 32 or N x 32 x 32 x 3
+    folder     every PNG, JPEG and WebP in and below it; ids are relative paths, in sorted order; one image works too
+    .parquet   column `img` or `image`; ids from a column `id`, `ids` or `ID`, else row numbers from 0
+    .npz       `images` (or `data`, `x_test`, `test_images`) and `ids`
+
+Images of another size or with other channels than the network's are converted as `decode` says; for arrays, where every
+image has the same, a note says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from thriftnet.data.arrays import as_images
+from thriftnet.data.decode import ENDINGS, convert_all, decode_all
+from thriftnet.data.image_folder import find_images
+from thriftnet.data.npz import NpzArrays
+from thriftnet.data.safe_pickle import field, load_pickle
+from thriftnet.errors import DataError
+
+_NPZ_IMAGES = ("images", "data", "x_test", "test_images")
+_ID_COLUMNS = ("id", "ids", "ID")
+_NO_IDS = "no ids: images are numbered from 0"
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images in the network's channels and side, in the input's order."""
+
+    images: Tensor
+    """uint8 [N, C, H, W]."""
+    ids: tuple[int | str, ...]
+    """One an image, all different, as the input gives them."""
+    notes: tuple[str, ...]
+    """What was found out about the layout, one sentence each."""
+
+
+def read_unlabelled(path: Path, channels: int, image_side: int) -> Unlabelled:
+    """Read images for a network of `channels` and `image_side` pixels. Raises DataError where they cannot be used."""
+    path = path.expanduser()
+    if not path.exists():
+        raise DataError(f"there is nothing at {path}; give a pickle, a folder of images, a .parquet or a .npz file")
+    if path.is_dir() or path.suffix.lower() in ENDINGS:
+        return _from_files(path, channels, image_side)
+    if path.suffix.lower() == ".parquet":
+        return _from_parquet(path, channels, image_side)
+    if path.suffix.lower() == ".npz":
+        return _from_npz(path, channels, image_side)
+    return _from_pickle(path, channels, image_side)
+
+
+def _from_files(path: Path, channels: int, side: int) -> Unlabelled:
+    images, others = find_images(path) if path.is_dir() else ([path], [])
+    if not images:
+        raise DataError(f"{path} has no images; PNG, JPEG and WebP can be predicted, or give a .parquet or .npz file")
+    ids = [image.relative_to(path if path.is_dir() else path.parent).as_posix() for image in images]
+    notes = [f"{len(ids)} images, in the order of their names"]
+    if others:
+        notes.append(f"{len(others)} files that are no PNG, JPEG or WebP are not used, such as {others[0].name}")
+    return Unlabelled(decode_all(zip(map(str, images), images, strict=True), channels, side), tuple(ids), tuple(notes))
+
+
+def _from_parquet(path: Path, channels: int, side: int) -> Unlabelled:
+    from thriftnet.data.parquet import ParquetImages  # its library takes a moment to import
+
+    file = ParquetImages.open(path)
+    column = next((name for name in _ID_COLUMNS if name in file.schema.names), None)
+    ids = _checked_ids(file.values(column), file.rows, f"{path}: {column}") if column else tuple(range(file.rows))
+    if not ids:
+        raise DataError(f"{path} has no rows; there is nothing to predict")
+    named = ((f"{path} row {row}", encoded) for row, encoded in enumerate(file.encoded()))
+    notes = (f"{file.rows} images from column {file.column}", f"ids from column {column}" if column else _NO_IDS)
+    return Unlabelled(decode_all(named, channels, side), ids, notes)
+
+
+def _from_npz(path: Path, channels: int, side: int) -> Unlabelled:
+    arrays = NpzArrays(path)
+    key = next((name for name in _NPZ_IMAGES if name in arrays.keys), None)
+    if key is None:
+        raise DataError(f"{path} holds {', '.join(arrays.keys) or 'nothing'}; name the array of images `images`")
+    ids = arrays.read("ids") if "ids" in arrays.keys else None
+    return _from_array(arrays.read(key), ids, arrays.name(key), channels, side)
+
+
+def _from_pickle(path: Path, channels: int, side: int) -> Unlabelled:
+    content = load_pickle(path)
+    if isinstance(content, np.ndarray):
+        return _from_array(content, None, str(path), channels, side)
+    data = field(content, "data") if isinstance(content, dict) else None
+    if not isinstance(data, np.ndarray):
+        keys = ", ".join(map(repr, content)) if isinstance(content, dict) else type(content).__name__
+        raise DataError(f"{path} holds {keys or 'nothing'}; expected a dict with b'data' (an array) and b'ids'")
+    return _from_array(data, field(content, "ids"), f"{path}: data", channels, side)
+
+
+def _from_array(array: np.ndarray, ids: Any, where: str, channels: int, side: int) -> Unlabelled:
+    images, layout = as_images(np.asarray(array), where)
+    found_channels, height, width = images.shape[1:]
+    notes = [layout]
+    if (height, width) != (side, side):
+        notes.append(f"resized from {width}x{height} to {side}x{side} pixels, which the network was trained on")
+    if found_channels != channels:
+        notes.append("grey repeated in three channels" if channels == 3 else "colour turned to grey")
+    if ids is None:
+        notes.append(_NO_IDS)
+    checked = tuple(range(len(images))) if ids is None else _checked_ids(ids, len(images), f"{where}, ids")
+    return Unlabelled(convert_all(images, channels, side), checked, tuple(notes))
+
+
+def _checked_ids(ids: Any, count: int, where: str) -> tuple[int | str, ...]:
+    """Whole numbers as int, text as str. Raises DataError unless there is one an image, each different."""
+    values = np.asarray(ids).reshape(-1).tolist() if isinstance(ids, np.ndarray) else ids
+    if not isinstance(values, list | tuple) or len(values) != count:
+        found = len(values) if isinstance(values, list | tuple) else type(values).__name__
+        raise DataError(f"{where}: {found} ids for {count} images; every image needs one")
+    checked = tuple(_id(value, where) for value in values)
+    repeated = _repeated(map(str, checked))
+    if repeated:
+        raise DataError(f"{where}: the id {repeated[0]} appears more than once; ids must differ, or leave them out")
+    return checked
+
+
+def _id(value: object, where: str) -> int | str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return value
+    raise DataError(f"{where}: {value!r} is no id; ids are whole numbers or text")
+
+
+def _repeated(values: Iterable[str]) -> Sequence[str]:
+    return [value for value, count in Counter(values).items() if count > 1]

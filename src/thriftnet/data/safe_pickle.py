@@ -1,0 +1,208 @@
+"""Pickles of images without the danger of pickles: NumPy arrays and plain containers, nothing else.
+
+A pickle is a program that may name any function of any module and call it. Here a name is looked up in a closed table
+of replacements written below; any other name stops the reading before anything runs. Even NumPy's own unpickling, which
+trusts what it is given, is not reached: arrays are rebuilt from checked shapes, checked plain element types and bytes,
+so object arrays and structured types are refused as well. Protocols 0 to 5, by Python 2 or 3, by NumPy 1 or 2.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thriftnet.errors import DataError
+
+_ELEMENTS = re.compile(r"[<>|=]?[biufSU][0-9]{0,9}")
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
+
+
+def load_pickle(source: bytes | Path, name: str | None = None) -> Any:
+    """What the pickle holds: containers of bytes, bytearray, str, numbers, truth values, None and arrays.
+
+    Containers are dict, list, tuple, set and frozenset; an OrderedDict comes back as a dict in its order, a string of
+    Python 2 as bytes, a NumPy number as Python's. `name` is what a message calls the pickle, by default its path.
+    Raises DataError where it holds, or wants to do, anything else, and where it is damaged.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "the pickle")
+    try:
+        content = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror})") from None
+    try:
+        return _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except _Refused as refused:
+        raise DataError(f"{name} {refused}; do not trust this file") from None
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} is no readable pickle ({reason}); get it again from where it came") from None
+
+
+def field(mapping: Mapping[Any, Any], key: str) -> Any:
+    """The value of b'key' or 'key', or None: Python 2 wrote bytes, Python 3 writes str."""
+    return mapping.get(key.encode(), mapping.get(key))
+
+
+class _Refused(Exception):
+    """The pickle asked for something that no set of images needs."""
+
+
+class _Stand:
+    """A function that a pickle may call, as an instance: of a function or a class a pickle could set attributes."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise _Refused("tries to change a function of the reader, which was refused")
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> _Stand:
+        stand = _TABLE.get((module, name))
+        if stand is None:
+            raise _Refused(f"wants to use {module}.{name}, which no file of images needs; nothing of it was run")
+        return stand
+
+    def persistent_load(self, pid: object) -> Any:
+        raise _Refused("refers to objects outside itself, which no file of images needs")
+
+
+class _Elements:
+    """A plain element type while it is read: NumPy's `dtype`, without the forms that can hold objects."""
+
+    __slots__ = ("_dtype",)
+
+    def __init__(self, code: object, *_: object) -> None:
+        text = code.decode("ascii") if isinstance(code, bytes) else code
+        if not isinstance(text, str) or not _ELEMENTS.fullmatch(text):
+            raise _Refused(f"holds an array of type {text!r}, not of numbers, truth values or text")
+        self._dtype = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        """(version, byte order, then three parts that only structured types have, ...)."""
+        if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
+            raise _Refused("holds an array of a structured type, not of numbers, truth values or text")
+        order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        if order not in ("<", ">", "|", "="):
+            raise ValueError(f"byte order {order!r}")
+        self._dtype = self._dtype.newbyteorder(order)
+
+    def array(self, shape: Any, raw: object, fortran: bool) -> np.ndarray:
+        """Raises ValueError unless `raw` is exactly the bytes of `shape`."""
+        shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+        if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 32:
+            raise ValueError(f"array of shape {shape}")
+        if not isinstance(raw, bytes | bytearray) or len(raw) != math.prod(shape) * self._dtype.itemsize:
+            raise ValueError(f"array of shape {shape} and type {self._dtype} with other bytes than that needs")
+        if self._dtype.itemsize == 0:
+            return np.zeros(shape, self._dtype)
+        return np.frombuffer(bytearray(raw), self._dtype).reshape(shape, order="F" if fortran else "C")
+
+
+class _Restored(np.ndarray):
+    """An array whose content arrives after it was made, as pickles have it."""
+
+    def __setstate__(self, state: Any) -> None:
+        """(version, shape, type, Fortran order, bytes)."""
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Elements):
+            raise _Refused("holds an array in a form that is not known to be safe")
+        _, shape, elements, fortran, raw = state
+        if isinstance(raw, list):
+            raise _Refused("holds an array of objects, not of numbers")
+        array = elements.array(shape, raw, bool(fortran))
+        checked: Any = (1, array.shape, array.dtype, bool(fortran), array.tobytes("F" if fortran else "C"))
+        super().__setstate__(checked)
+
+
+def _empty_array(kind: object, shape: object, code: object) -> np.ndarray:
+    if kind is not _ARRAY or shape != (0,) or code not in (b"b", "b"):
+        raise _Refused("makes an array in a form that is not known to be safe")
+    return np.empty(0, np.int8).view(_Restored)
+
+
+def _array_from_buffer(raw: object, elements: object, shape: object, order: object) -> np.ndarray:
+    if not isinstance(elements, _Elements) or order not in ("C", "F"):
+        raise _Refused("makes an array in a form that is not known to be safe")
+    return elements.array(shape, raw, order == "F")
+
+
+def _scalar(elements: object, raw: object) -> object:
+    if not isinstance(elements, _Elements):
+        raise _Refused("holds a number in a form that is not known to be safe")
+    return elements.array((), raw, False).item()
+
+
+def _array_itself(*_: object) -> None:
+    raise _Refused("makes an array in a form that is not known to be safe")
+
+
+def _encode(text: object, encoding: object) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+        raise _Refused(f"wants to encode text as {encoding!r}")
+    return text.encode("latin-1")
+
+
+def _plain(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """`kind` of nothing or of one container: no number as argument, because bytes(10**12) fills the memory."""
+
+    def make(*args: object) -> Any:
+        if len(args) > 1 or not all(
+            isinstance(arg, bytes | bytearray | list | tuple | set | frozenset) for arg in args
+        ):
+            raise ValueError(f"{kind.__name__} of {args!r:.80}")
+        return kind(*args)
+
+    return make
+
+
+def _bytearray(*args: object) -> bytearray:
+    return bytearray(_encode(*args)) if len(args) == 2 else _plain(bytearray)(*args)
+
+
+_ARRAY = _Stand(_array_itself)
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "bytearray": _bytearray,
+    **{kind.__name__: _plain(kind) for kind in (bytes, list, tuple, dict, set, frozenset)},
+}
+_TABLE: dict[tuple[str, str], _Stand] = {
+    ("collections", "OrderedDict"): _Stand(_plain(dict)),  # a dict keeps its order, and has no attributes to set
+    ("_codecs", "encode"): _Stand(_encode),
+    ("numpy", "ndarray"): _ARRAY,
+    ("numpy", "dtype"): _Stand(_Elements),
+    **{(module, name): _Stand(make) for module in ("builtins", "__builtin__") for name, make in _PLAIN.items()},
+    **{
+        (f"numpy.{core}.{module}", name): _Stand(make)
+        for core in ("core", "_core")
+        for module, name, make in (
+            ("multiarray", "_reconstruct", _empty_array),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _array_from_buffer),
+        )
+    },
+}

@@ -1,0 +1,144 @@
+"""What all figures share: one style, files, and SVG that follows a page's light or dark colours.
+
+Every figure is made in two steps: `..._data` computes plain values, `draw_...` turns them into a matplotlib Figure.
+Matplotlib is imported where it is used, so that importing thriftnet stays quick, and never through pyplot, so that
+nothing global changes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+
+from thriftnet.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The colours are those of M. Okabe and K. Ito (Color Universal Design, 2002), told apart by all kinds of colour vision.
+BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
+INK, MUTED, GRID = "#1f2328", "#59636e", "#d8dee4"
+WHITE = "#ffffff"
+
+# In a page these take their value from the style sheet, which has one for light and one for dark.
+_PAGE_COLOURS = {
+    BLUE: "--blue",
+    VERMILLION: "--vermillion",
+    GREEN: "--green",
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+}
+
+_STYLE: Any = {
+    "text.parse_math": False,  # a class named "$5" is a name, not a formula
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "path",  # looks the same where the font is missing
+    "svg.hashsalt": "thriftnet",  # the same figure gives the same bytes
+}
+
+_PNG_DPI = 160
+_LONGEST_NAME = 22
+
+P = ParamSpec("P")
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a reader's own matplotlibrc must not change a run's figures
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in this package's style and leave the user's settings as they are."""
+
+    @wraps(draw)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with _styled():
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def new_figure(width_in: float, height_in: float, make_room: bool = True) -> Figure:
+    """An empty figure, sizes in inches; with `make_room` its axes shrink until no label is cut off."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), layout="constrained" if make_room else None, facecolor=WHITE)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` as `path`'s ending says, `.png` or `.svg`; the same figure gives the same bytes.
+
+    Raises StorageError where the file cannot be written, ValueError for another ending.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"a figure is written as .png or .svg, not as {path.name}")
+    write_atomic(path, _render(figure, "png" if path.suffix == ".png" else "svg", background=True))
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """An `<svg>` element to put into a page: transparent, in the page's colours, with ids that start with `name`.
+
+    It holds no text from data except as outlines of letters, and no reference outside itself. `name` must be letters,
+    digits and hyphens; `description` is read out to those who cannot see it and must be plain text without markup.
+    """
+    svg = _render(figure, "svg", background=False).decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Ids are unique in one figure only, and a page has several.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    for colour, variable in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, f"var({variable}, {colour})")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+
+
+def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """A class name on one line and cut to `longest` characters, so that no label covers another."""
+    line = " ".join(name.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _render(figure: Figure, kind: Literal["png", "svg"], background: bool) -> bytes:
+    buffer = io.BytesIO()
+    with _styled():  # some of the style is read only now
+        figure.savefig(
+            buffer,
+            format=kind,
+            dpi=_PNG_DPI if kind == "png" else 72,
+            facecolor=WHITE if background else "none",
+            metadata={"Software": None} if kind == "png" else {"Date": None},
+        )
+    return buffer.getvalue()

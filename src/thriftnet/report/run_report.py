@@ -1,0 +1,242 @@
+"""From a run folder to its figures and its page: what is drawn when, and where it is kept.
+
+`figures/` holds each figure as PNG and SVG. The two figures that show images keep their data beside them (.npz), so
+that a report can be written without the data set.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydantic
+
+import thriftnet
+from thriftnet import recipe as recipes
+from thriftnet.augment.draws import Draws
+from thriftnet.augment.policy import build_policy
+from thriftnet.data.batches import steps_per_epoch
+from thriftnet.data.prepare import TrainingData
+from thriftnet.errors import RecipeError, RunFolderError
+from thriftnet.evaluation.metrics import Evaluation
+from thriftnet.inference import Measurement
+from thriftnet.models.build import build_on_meta
+from thriftnet.models.summary import summarize
+from thriftnet.optim.schedules import Schedule
+from thriftnet.report.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
+from thriftnet.report.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
+from thriftnet.report.figures import save
+from thriftnet.report.html import Claim, RunFigures, RunReport, write_report
+from thriftnet.report.image_figures import (
+    AugmentedBatchData,
+    MistakesData,
+    augmented_batch_data,
+    draw_augmented_batch,
+    draw_mistakes,
+    mistakes_data,
+)
+from thriftnet.run import Run
+from thriftnet.storage import storage_error, write_atomic
+from thriftnet.training.loop import EVALUATED_SPLIT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_IMAGES = 16
+ORIGINAL_PIXELS = ("cifar-python", "cifar-binary")  # the layouts in which CIFAR's own pixels are distributed
+
+
+def draw_training_figures(run: Run, data: TrainingData) -> None:
+    """Curves, learning rate and an augmented batch into the run's `figures/`. Raises StorageError."""
+    batch = _augmented_batch(run, data)
+    _write_arrays(run, "augmented-batch", asdict(batch))
+    _save(run, "augmented-batch", draw_augmented_batch(batch))
+    _save(run, "curves", draw_curves(_curves(run)))
+    _save(run, "learning-rate", draw_learning_rate(_learning_rates(run)))
+
+
+def draw_evaluation_figures(measurement: Measurement) -> None:
+    """Confusion matrix, class distribution and most confident mistakes of a split. Raises StorageError."""
+    run, evaluation = measurement.run, measurement.evaluation
+    suffix = measurement.path.stem.removeprefix("evaluation-")
+    mistakes = mistakes_data(
+        measurement.images.images, measurement.logits, measurement.images.labels, evaluation.class_names
+    )
+    _write_arrays(run, f"mistakes-{suffix}", asdict(mistakes))
+    _save(run, f"mistakes-{suffix}", draw_mistakes(mistakes))
+    _save(run, f"confusion-{suffix}", draw_confusion(confusion_data(evaluation)))
+    _save(run, f"distribution-{suffix}", draw_distribution(_distribution(evaluation)))
+
+
+def write_run_report(run: Run, path: Path) -> None:
+    """One self-contained HTML page from what is in the run folder. Raises RunFolderError, StorageError."""
+    write_report(gather(run), path)
+
+
+def gather(run: Run) -> RunReport:
+    """Everything on the page. Of several evaluations the plain one of the test split is shown, else of validation."""
+    recipe, result, environment = run.recipe, run.result, run.folder.read_json("environment.json")
+    evaluation, suffix = _stored_evaluation(run)
+    kept = result["selected"]
+    curves = _curves(run)
+    batch = _read_arrays(run, "augmented-batch")
+    mistakes = _read_arrays(run, f"mistakes-{suffix}") if evaluation is not None else None
+    network = build_on_meta(recipe.model, run.data.channels, len(run.data.class_names))
+    return RunReport(
+        recipe=recipe.name,
+        dataset=f"{run.data.format}: {run.data.location}",
+        training_images=run.data.training_images,
+        validation_images=run.data.validation_images,
+        class_count=len(run.data.class_names),
+        parameters=result["parameters"],
+        parameter_budget=recipe.model.parameter_budget,
+        selection=recipe.training.selection,
+        selected_epoch=result["selected_epoch"],
+        epochs=result["epochs"],
+        epochs_planned=result["epochs_planned"],
+        seed=recipe.training.seed,
+        split_seed=recipe.training.split_seed,
+        device=f"{environment['device_name']} ({environment['device']}, {environment['threads']} threads)",
+        precision=environment["precision"],
+        elapsed_s=result["elapsed_s"],
+        recipe_text=recipes.to_toml(recipe),
+        command=_command(run),
+        version=thriftnet.__version__,
+        status=result["status"],
+        summary=recipe.summary,
+        paper=recipe.paper,
+        train_accuracy=kept["train_accuracy"],
+        validation_accuracy=kept["validation_accuracy"],
+        test_accuracy=kept["test_accuracy"],
+        claim=_claim(run),
+        evaluation=evaluation,
+        evaluated_split=suffix,
+        layers=summarize(network, (run.data.channels, run.data.image_side, run.data.image_side)),
+        environment={key: value if isinstance(value, str) else json.dumps(value) for key, value in environment.items()},
+        figures=RunFigures(
+            loss=draw_curves(curves, ("loss",)),
+            accuracy=draw_curves(curves, ("accuracy",)),
+            learning_rate=draw_learning_rate(_learning_rates(run)),
+            augmented=draw_augmented_batch(AugmentedBatchData(**batch)) if batch is not None else None,
+            confusion=draw_confusion(confusion_data(evaluation)) if evaluation is not None else None,
+            distribution=draw_distribution(_distribution(evaluation)) if evaluation is not None else None,
+            mistakes=draw_mistakes(MistakesData(**mistakes)) if mistakes is not None else None,
+        ),
+    )
+
+
+def _curves(run: Run) -> Any:
+    return curves_data(run.history, run.result["selected_epoch"])
+
+
+def _learning_rates(run: Run) -> Any:
+    """The rate of every step so far; the schedule is a pure function, so nothing had to be recorded."""
+    recipe, history = run.recipe, run.history
+    shown = run.data.training_images * (2 if recipe.augment.concatenate_originals else 1)
+    per_epoch = steps_per_epoch(shown, recipe.training.batch_size, recipe.training.drop_last)
+    schedule = Schedule(recipe.schedule, recipe.optimizer.lr, recipe.training.epochs, per_epoch)
+    monitored = [row[f"{EVALUATED_SPLIT[recipe.training.selection]}_loss"] for row in history]
+    rates = [schedule.lr(step, monitored[: step // per_epoch]) for step in range(len(history) * per_epoch)]
+    return learning_rate_data(rates, per_epoch)
+
+
+def _augmented_batch(run: Run, data: TrainingData) -> AugmentedBatchData:
+    """The first images of the training split as epoch 1 showed them."""
+    shown = data.train.images[:SHOWN_IMAGES]
+    policy = build_policy(run.recipe.augment, data.mean)
+    positions = data.train_indices[:SHOWN_IMAGES]
+    augmented = policy(shown, Draws(run.recipe.training.seed, 1, positions))
+    return augmented_batch_data(shown, augmented, data.train.labels[:SHOWN_IMAGES], data.class_names, SHOWN_IMAGES)
+
+
+def _distribution(evaluation: Evaluation) -> Any:
+    predicted = [score.predicted for score in evaluation.classes]
+    return distribution_data(evaluation.class_names, predicted, [score.support for score in evaluation.classes])
+
+
+def _stored_evaluation(run: Run) -> tuple[Evaluation | None, str]:
+    for split in ("test", "validation"):
+        name = f"evaluation-{split}.json"
+        if run.folder.has(name):
+            try:
+                return Evaluation.from_dict(run.folder.read_json(name)), split
+            except pydantic.ValidationError:
+                raise RunFolderError(
+                    f"{run.path / name} is damaged; evaluate again: thriftnet evaluate {run.path} --split {split}"
+                ) from None
+    return None, "test"
+
+
+def _claim(run: Run) -> Claim | None:
+    """The source's number, with every known reason why this run's is not comparable."""
+    expect = run.recipe.expect
+    if expect.claimed_test_accuracy is None:
+        return None
+    reasons = []
+    if run.data.format not in ORIGINAL_PIXELS:
+        reasons.append("the claim is on CIFAR-10's original pixels, which this data is not known to have")
+    try:
+        published = recipes.load(run.recipe.name)
+    except RecipeError:
+        reasons.append("the recipe is not the packaged one")
+    else:
+        changed = [
+            key
+            for key, _, _ in recipes.differences(published, run.recipe)
+            if not key.startswith(("runtime.", "training.seed", "expect.", "summary", "paper"))
+        ]
+        if changed:
+            reasons.append(f"this run changed {', '.join(changed)}")
+    return Claim(expect.claimed_test_accuracy, expect.claim, "; ".join(reasons))
+
+
+def _command(run: Run) -> str:
+    """The command that repeats the run with the resolved recipe that is stored in it."""
+    recipe = shlex.quote(str(run.path / "recipe.toml"))
+    return f"thriftnet train {recipe} --data {shlex.quote(run.data.location)}"
+
+
+def _save(run: Run, name: str, figure: Figure) -> None:
+    folder = run.path / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error, "the run itself is safe") from None
+    for ending in (".png", ".svg"):
+        save(figure, folder / f"{name}{ending}")
+
+
+def _write_arrays(run: Run, name: str, values: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{key: np.asarray(value) for key, value in values.items()})
+    folder = run.path / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error, "the run itself is safe") from None
+    write_atomic(folder / f"{name}.npz", buffer.getvalue())
+
+
+def _read_arrays(run: Run, name: str) -> dict[str, Any] | None:
+    """The figure's data, or None where it was never drawn."""
+    path = run.path / "figures" / f"{name}.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: _unpacked(arrays[key]) for key in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); delete it, or draw it again by evaluating") from None
+
+
+def _unpacked(array: np.ndarray) -> Any:
+    """Images stay arrays; names, numbers and counts become what the figure's data class had."""
+    if array.ndim == 0:
+        return array.item()
+    return array if array.ndim == 4 else tuple(array.tolist())

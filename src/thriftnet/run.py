@@ -1,0 +1,95 @@
+"""A trained network on disk, as a typed value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from torch import nn
+
+from thriftnet.config import RecipeConfig
+from thriftnet.errors import RunFolderError
+from thriftnet.models.build import build_model
+from thriftnet.training.run_folder import RunFolder, Which
+
+
+class DataFacts(pydantic.BaseModel):
+    """What prediction needs to know of the training data, without the data; data.json."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    location: str
+    format: str
+    fingerprint: str
+    class_names: tuple[str, ...]
+    channels: int
+    image_side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    training_images: int
+    training_images_per_class: tuple[int, ...]
+    validation_images: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; `load_run` opens one. Files are read when they are asked for and raise RunFolderError if damaged."""
+
+    path: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @cached_property
+    def recipe(self) -> RecipeConfig:
+        """The resolved recipe."""
+        return self.folder.read_recipe()
+
+    @cached_property
+    def data(self) -> DataFacts:
+        """What it was trained on: class names, channels, image side, mean, std, hash, counts."""
+        try:
+            return DataFacts.model_validate(self.folder.read_json("data.json"))
+        except pydantic.ValidationError as error:
+            wrong = ".".join(map(str, error.errors()[0]["loc"]))
+            raise RunFolderError(
+                f"{self.path / 'data.json'} is damaged ({wrong}: {error.errors()[0]['msg']}); restore it from a copy"
+            ) from None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The outcome so far: status, selection, selected epoch, its losses and accuracies, time."""
+        return self.folder.read_json("result.json")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch, as in metrics.csv."""
+        return self.folder.read_history()
+
+    @property
+    def test_selected(self) -> bool:
+        """Whether the test set chose the kept epoch, so that its test accuracy must be labelled."""
+        return self.recipe.training.selection == "test"
+
+    def network(self, weights: Which = "selected") -> nn.Module:
+        """The trained network in evaluation mode on the CPU: normalised [N, C, H, W] -> logits [N, K]."""
+        network = build_model(self.recipe.model, self.data.channels, len(self.data.class_names), self.recipe.name)
+        tensors = self.folder.read_weights(weights)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            detail = str(error).splitlines()[-1].strip()
+            raise RunFolderError(
+                f"{self.path / weights}.safetensors does not fit the run's recipe ({detail}); restore both from one run"
+            ) from None
+        return network.eval()
+
+
+def load_run(path: Path | str) -> Run:
+    """Open a run folder. Raises RunFolderError unless it is one."""
+    RunFolder(path).require()
+    return Run(Path(path))

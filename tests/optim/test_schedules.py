@@ -1,0 +1,130 @@
+"""Every schedule against torch's own scheduler, or against its formula where torch has none."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim import lr_scheduler
+
+from thriftnet.config import ScheduleConfig
+from thriftnet.optim.schedules import Schedule
+
+
+def schedule(base_lr: float = 0.1, epochs: int = 6, steps_per_epoch: int = 7, **values: Any) -> Schedule:
+    return Schedule(ScheduleConfig.model_validate(values), base_lr, epochs, steps_per_epoch)
+
+
+def torch_rates(make: Callable[[torch.optim.Optimizer], Any], steps: int, key: str = "lr", lr: float = 0.1) -> list[float]:
+    """The values of `steps` updates under torch's scheduler, stepped after every update."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
+    scheduler = make(optimizer)
+    values = []
+    for step in range(steps):
+        values.append(optimizer.param_groups[0][key])
+        optimizer.step()
+        if step < steps - 1:
+            scheduler.step()
+    return values
+
+
+@pytest.mark.parametrize("anneal", ["cosine", "linear"])
+@pytest.mark.parametrize(("peak", "start", "end"), [(0.3, 25.0, 1e4), (0.15, 10.0, 100.0)])
+def test_one_cycle_equals_torch_value_for_value(anneal: str, peak: float, start: float, end: float) -> None:
+    ours = schedule(
+        name="one_cycle", anneal=anneal, peak_fraction=peak, start_divisor=start, end_divisor=end, cycle_momentum=[0.85, 0.95]
+    )
+    strategy = "cos" if anneal == "cosine" else "linear"
+    for key, mine in (("lr", ours.lr), ("momentum", ours.momentum)):
+        theirs = torch_rates(
+            lambda o: lr_scheduler.OneCycleLR(
+                o, 0.1, total_steps=42, pct_start=peak, anneal_strategy=strategy, div_factor=start, final_div_factor=end
+            ),
+            42,
+            key,
+        )
+        assert [mine(step) for step in range(42)] == pytest.approx(theirs, rel=1e-12, abs=1e-15)
+
+
+def test_cosine_to_zero_equals_torch() -> None:
+    theirs = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=42, eta_min=0.01), 42)
+    ours = schedule(name="cosine", floor_lr=0.01)
+    assert [ours.lr(step) for step in range(42)] == pytest.approx(theirs, rel=1e-9)
+
+
+def test_swinging_cosine_equals_torch_stepped_beyond_t_max() -> None:
+    # What Liu, Douglas, Ji ran: CosineAnnealingLR with T_max = 200 stepped after every one of 391 batches an epoch.
+    steps = 3 * 391
+    theirs = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=200), steps, lr=0.01)
+    ours = schedule(base_lr=0.01, epochs=3, steps_per_epoch=391, name="cosine", half_period_steps=200)
+    assert [ours.lr(step) for step in range(steps)] == pytest.approx(theirs, abs=1e-9)
+    assert ours.lr(200) == pytest.approx(0.0, abs=1e-12)
+    assert ours.lr(400) == pytest.approx(0.01)
+
+
+def test_cosine_stepped_each_epoch_ends_half_way() -> None:
+    # Tirumalasetty, Doma, Kadali: T_max = 200 epochs, of which 100 are trained.
+    ours = schedule(base_lr=0.001, epochs=100, steps_per_epoch=5, name="cosine", half_period_epochs=200)
+    assert [ours.lr(step) for step in range(5)] == [0.001] * 5
+    assert ours.lr(499) == pytest.approx(0.0005 * (1 + math.cos(math.pi * 99 / 200)))
+    assert ours.lr(499) > 0.0005
+
+
+def test_multi_step_equals_torch() -> None:
+    theirs = torch_rates(lambda o: lr_scheduler.MultiStepLR(o, [14, 28], gamma=0.2), 42)
+    ours = schedule(name="multi_step", milestones_epochs=[2, 4], gamma=0.2)
+    assert [ours.lr(step) for step in range(42)] == pytest.approx(theirs)
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=30), st.integers(0, 4))
+def test_plateau_equals_torch(losses: list[float], patience: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, min_lr=0.004, eps=0)
+    for loss in losses:
+        theirs.step(loss)
+    ours = schedule(name="plateau", gamma=0.5, patience_epochs=patience, floor_lr=0.004)
+    assert ours.lr(0, losses) == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "constant"},
+        {"name": "cosine"},
+        {"name": "cosine", "half_period_steps": 5},
+        {"name": "multi_step", "milestones_epochs": [3]},
+        {"name": "plateau"},
+    ],
+)
+def test_warmup_rises_linearly_to_the_full_rate_then_hands_over(values: dict[str, Any]) -> None:
+    ours = schedule(warmup_epochs=1.5, **values)
+    assert ours.warmup_steps == 10
+    assert [ours.lr(step) for step in range(10)] == pytest.approx([0.1 * (step + 1) / 10 for step in range(10)])
+    assert ours.lr(10) == pytest.approx(0.1)
+
+
+def test_cosine_after_warmup_uses_the_remaining_steps() -> None:
+    ours = schedule(name="cosine", warmup_epochs=1.0)
+    assert ours.lr(7 + 35 // 2) == pytest.approx(0.05 * (1 + math.cos(math.pi * 17 / 35)))
+    assert ours.lr(41) < 0.001
+
+
+@given(
+    st.sampled_from(["constant", "cosine", "one_cycle", "multi_step"]), st.integers(1, 5), st.integers(1, 9), st.integers(0, 44)
+)
+def test_rates_are_finite_and_within_bounds_for_any_length(name: str, epochs: int, steps: int, step: int) -> None:
+    extra = {"milestones_epochs": [1, 3]} if name == "multi_step" else {}
+    ours = schedule(epochs=epochs, steps_per_epoch=steps, name=name, **extra)
+    rate = ours.lr(min(step, ours.total_steps - 1))
+    assert 0 <= rate <= 0.1 * (1 + 1e-12)
+
+
+def test_one_cycle_of_a_single_step_does_not_divide_by_zero() -> None:
+    assert schedule(epochs=1, steps_per_epoch=1, name="one_cycle").lr(0) > 0
+
+
+warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")

@@ -1,0 +1,206 @@
+"""From TOML to a checked recipe, and what is said about a mistake."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thriftnet import recipe as recipes
+from thriftnet.errors import RecipeError
+
+MINIMAL = """
+[model]
+stem = { width = 8 }
+widths = [8, 16]
+blocks = [1, 1]
+strides = [1, 2]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write_recipe(text: str, name: str = "mine") -> str:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write_recipe
+
+
+def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
+    recipe = recipes.load(write(MINIMAL))
+    assert recipe.name == "mine"
+    assert recipe.model.parameter_budget == 5_000_000
+    assert recipe.training.selection == "validation"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[optimizer]\nlrr = 1", "unknown key optimizer.lrr = 1 - did you mean 'lr'?"),
+        ("[trainning]\nepochs = 1", "unknown key trainning = {'epochs': 1} - did you mean 'training'?"),
+        ("[optimizer]\nlr = 'fast'", "optimizer.lr = 'fast': input should be a valid number"),
+        ("[training]\nepochs = 2.5", "training.epochs = 2.5: input should be a valid integer"),
+        ("[training]\nepochs = 0", "training.epochs = 0: input should be greater than or equal to 1"),
+        ("[training]\ndrop_last = 1", "training.drop_last = 1: input should be a valid boolean"),
+        ("[optimizer]\nname = 'adamm'", "did you mean 'adam"),
+        ("[optimizer]\nlr = nan", "optimizer.lr = nan"),
+        ("[optimizer]\nlr = inf", "optimizer.lr = inf"),
+        ("[schedule]\nname = 'constant'\nhalf_period_steps = 3", "half_period_steps belongs to name = 'cosine'"),
+        ("[schedule]\nname = 'multi_step'", "needs milestones_epochs"),
+        ("[schedule]\nwarmup_epochs = 30", "warmup_epochs = 30 must be less than training.epochs = 30"),
+        ("[data]\nvalidation_images = 0", "set data.validation_images or training.selection = 'last'"),
+        ("[data]\nmean = [0.5]", "mean and std go together"),
+        ("[data]\nimage_side = 8", "data.image_side = 8: input should be greater than or equal to 16"),
+        ("[optimizer]\nname = 'adam'\nnesterov = true", "nesterov belongs to name = 'sgd'"),
+        ("[augment]\nops = [{ op = 'rotation' }]", "degrees is missing"),
+        ("[augment]\nops = [{ op = 'rotation', degree = 3 }]", "did you mean 'degrees'?"),
+        ("[augment]\nops = [{ op = 'flip' }]", "'horizontal_flip'"),
+        ("[augment]\nops = [{ op = 'affine', scale = [2.0, 1.0] }]", "scale = [2.0, 1.0] must satisfy"),
+        ("[model.se]\nreduction = 4", "unknown key model.se"),
+        ("[runtime]\nprecision = 'fp8'", "'bf16'"),
+        ("not toml", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_field_value_and_fix(write: Any, text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(write(MINIMAL + "\n" + text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("recipe mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"stem": {"width": 8, "kernel": 4}}, "kernel = 4 must be odd"),
+        ({"blocks": [1, 1, 1]}, "blocks has 3 stages but strides has 2"),
+        ({"widths": [8]}, "widths = [8] must have one value for each of the 2 stages"),
+        ({"block": "resnext"}, "widths belongs to block = 'basic' or 'bottleneck'"),
+        ({"block": "resnext", "widths": None}, "needs cardinality and base_width"),
+        ({"cardinality": 2}, "cardinality belongs to block = 'resnext'"),
+        ({"expansion": 2}, "belongs to block = 'bottleneck'"),
+        ({"family": "resnet9"}, "blocks belongs to family = 'resnet'"),
+        ({"dropout": 1.0}, "model.dropout = 1.0: input should be less than 1"),
+    ],
+)
+def test_impossible_networks(model: dict[str, Any], message: str) -> None:
+    tables = {"name": "mine", "model": tomllib.loads(MINIMAL)["model"] | model}
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        recipes.validate(tables, "mine")
+
+
+def test_inherits_one_parent_key_by_key(write: Any) -> None:
+    write(MINIMAL + "[optimizer]\nname = 'adam'\nlr = 0.5", "parent")
+    child = recipes.load(write("inherits = 'parent'\n[optimizer]\nlr = 0.25", "child"))
+    assert (child.optimizer.name, child.optimizer.lr, child.name) == ("adam", 0.25, "child")
+    assert recipes.load(write("inherits = 'child'", "grandchild")).optimizer.lr == 0.25
+    with pytest.raises(RecipeError, match="3 files at most"):
+        recipes.load(write("inherits = 'grandchild'", "deeper"))
+    with pytest.raises(RecipeError, match="3 files at most"):
+        recipes.load(write("inherits = 'itself'", "itself"))
+
+
+def test_none_takes_an_inherited_value_away(write: Any) -> None:
+    text = "inherits = 'liu-4x2'\n[schedule]\nname = 'constant'\n"
+    with pytest.raises(RecipeError, match="half_period_steps belongs to name = 'cosine'; remove it"):
+        recipes.load(write(text))
+    assert recipes.load(write(text + "half_period_steps = 'none'")).schedule.half_period_steps is None
+    assert recipes.load("liu-4x2", ["schedule.half_period_steps=none"]).schedule.half_period_steps is None
+
+
+def test_inherits_a_packaged_recipe(write: Any) -> None:
+    mine = recipes.load(write("inherits = 'liu-4x2'\n[training]\nepochs = 3"))
+    assert mine.training.epochs == 3
+    assert mine.model == recipes.load("liu-4x2").model
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optimizer.lr=0.05", lambda r: r.optimizer.lr == 0.05),
+        ("optimizer.name=sgd", lambda r: r.optimizer.name == "sgd"),
+        ("optimizer.name = 'sgd'", lambda r: r.optimizer.name == "sgd"),
+        ("model.widths=[8, 8, 8, 8]", lambda r: r.model.widths == (8, 8, 8, 8)),
+        ("augment.ops.0.degrees=10", lambda r: r.augment.ops[0].degrees == 10),
+        ("augment.ops=[]", lambda r: r.augment.ops == ()),
+        ("training.ema_decay=0.99", lambda r: r.training.ema_decay == 0.99),
+    ],
+)
+def test_overrides(override: str, value: Any) -> None:
+    assert value(recipes.load("liu-4x2", [override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr", "not of the form"),
+        ("=3", "not of the form"),
+        ("optimizer.lrr=3", "did you mean 'lr'?"),
+        ("optimizer.lr.x=3", "optimizer.lr is a value, not a table"),
+        ("augment.ops.9.degrees=3", "'9' is not an index of a list of 4"),
+    ],
+)
+def test_bad_overrides(override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.load("liu-4x2", [override])
+    assert message in str(caught.value)
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="no recipe named 'xu-resnet19' - did you mean 'xu-resnet18'"):
+        recipes.load("xu-resnet19")
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read: No such file"):
+        recipes.load(str(tmp_path / "absent.toml"))
+    (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        recipes.load(str(tmp_path / "latin.toml"))
+    (tmp_path / "huge.toml").write_text("#" * 1_000_001)
+    with pytest.raises(RecipeError, match="larger than"):
+        recipes.load(str(tmp_path / "huge.toml"))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_toml_round_trip_keeps_every_value(name: str, write: Any) -> None:
+    recipe = recipes.load(name)
+    again = recipes.load(write(recipes.to_toml(recipe), name))
+    assert again == recipe
+    assert recipes.content_hash(again) == recipes.content_hash(recipe)
+
+
+@given(st.text(max_size=20))
+def test_any_text_survives_the_round_trip(text: str) -> None:
+    recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"claim": text}})
+    assert tomllib.loads(recipes.to_toml(recipe))["expect"]["claim"] == text
+
+
+def test_the_hash_sees_values_not_formatting(write: Any) -> None:
+    first = recipes.load(write(MINIMAL))
+    second = recipes.load(write("# a comment\n" + MINIMAL.replace("stem = { width = 8 }", "stem = {width=8,kernel=3}")))
+    assert recipes.content_hash(first) == recipes.content_hash(second)
+    assert recipes.content_hash(first) != recipes.content_hash(recipes.load(write(MINIMAL + "[optimizer]\nlr = 0.2")))
+
+
+def test_differences_name_what_differs() -> None:
+    found = recipes.differences(recipes.load("liu-4x2"), recipes.load("liu-4x2", ["optimizer.lr=0.5"]))
+    assert found == [("optimizer.lr", 0.01, 0.5)]
+
+
+def test_the_honest_protocol_holds_out_and_seals() -> None:
+    paper = recipes.load("liu-4x2")
+    honest = recipes.honest(paper)
+    assert (paper.data.validation_images, paper.training.selection) == (0, "test")
+    assert (honest.data.validation_images, honest.training.selection) == (None, "validation")
+    assert honest.optimizer == paper.optimizer
+
+
+def test_changes_are_checked_like_a_file() -> None:
+    with pytest.raises(RecipeError, match="warmup_epochs"):
+        recipes.with_changes(recipes.load("liu-4x2"), {"schedule": {"warmup_epochs": 100.0}})

@@ -1,0 +1,239 @@
+"""Whole trainings on a tiny data set: selection, resume, sealing, interruption, non-finite losses."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.conftest import TinySource, tiny_recipe
+from thriftnet.config import RecipeConfig
+from thriftnet.errors import BudgetError, Interrupted, NonFiniteLossError, RecipeError, RunFolderError
+from thriftnet.training import loop
+from thriftnet.training.loop import fit
+from thriftnet.training.progress import SilentDisplay
+from thriftnet.training.run_folder import RunFolder
+
+
+class StopAfter(SilentDisplay):
+    """Sends a real signal to this process when an epoch ends."""
+
+    def __init__(self, epochs: int, signal_number: int = signal.SIGTERM) -> None:
+        self.epochs, self.signal_number = epochs, signal_number
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        if row["epoch"] == self.epochs:
+            os.kill(os.getpid(), self.signal_number)
+
+
+def run(recipe: RecipeConfig, path: Path, source: TinySource | None = None, **arguments: Any) -> RunFolder:
+    folder = RunFolder(path)
+    fit(recipe, source or TinySource(), folder, arguments.pop("display", SilentDisplay()), **arguments)
+    return folder
+
+
+def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in ("images_per_s", "elapsed_s")} for row in history]
+
+
+def test_learns_and_writes_the_run_folder(out: Path) -> None:
+    folder = run(tiny_recipe(training={"epochs": 12}), out)
+    result = folder.read_json("result.json")
+    assert result["status"] == "completed"
+    assert result["selection"] == "validation"
+    assert result["selected"]["validation_accuracy"] > 0.8  # three brightnesses; chance is a third
+    assert result["training_images"] == 72
+    assert {path.name for path in out.iterdir()} == {
+        "recipe.toml", "environment.json", "data.json", "metrics.csv", "events.jsonl", "result.json",
+        "selected.safetensors", "last.safetensors", "resume.pt",
+    }
+    with (out / "metrics.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 13))
+    events = [json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()]
+    assert events[0] == "started"
+    assert events[-1] == "finished"
+
+
+def test_same_seed_same_weights_other_seed_other_weights(out: Path) -> None:
+    first = run(tiny_recipe(), out / "a").read_weights("last")
+    again = run(tiny_recipe(), out / "b").read_weights("last")
+    other = run(tiny_recipe(training={"seed": 1}), out / "c").read_weights("last")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["conv.weight"], other["conv.weight"])
+
+
+RESUMABLE = {
+    "plain": {},
+    "adam with averaging": {"optimizer": {"name": "adam", "lr": 0.01}, "training": {"ema_decay": 0.9}},
+    "perturbed": {"perturbation": {"name": "amp", "epsilon": 0.1}},
+    "plateau": {"schedule": {"name": "plateau", "patience_epochs": 0, "gamma": 0.5}},
+    "originals concatenated": {"augment": {"concatenate_originals": True}},
+    "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
+}
+
+
+@pytest.mark.parametrize("sections", RESUMABLE.values(), ids=RESUMABLE.keys())
+def test_resume_gives_the_uninterrupted_result_bit_for_bit(out: Path, sections: dict[str, Any]) -> None:
+    recipe = tiny_recipe(**sections)
+    whole = run(recipe, out / "whole")
+    with pytest.raises(Interrupted) as caught:
+        run(recipe, out / "parts", display=StopAfter(2))
+    assert caught.value.exit_status == 143
+    assert f"epoch 2 of {recipe.training.epochs} is saved" in str(caught.value)
+    assert f"--resume {out / 'parts'}" in str(caught.value)
+    parts = RunFolder(out / "parts")
+    assert len(parts.read_history()) == 2
+    run(recipe, out / "parts", resume=True)
+    assert timeless(parts.read_history()) == timeless(whole.read_history())
+    for which in ("selected", "last"):
+        expected, found = whole.read_weights(which), parts.read_weights(which)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class StopAtOnce(SilentDisplay):
+    """Sends a real signal in the middle of the first epoch."""
+
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_interrupted_before_the_first_epoch_resumes_from_the_beginning(out: Path) -> None:
+    recipe = tiny_recipe(training={"epochs": 1, "batch_size": 4})
+    with pytest.raises(Interrupted, match="no epoch was completed yet"):
+        run(recipe, out, display=StopAtOnce())
+    assert not (out / "resume.pt").exists()
+    run(recipe, out, resume=True)
+    whole = run(recipe, out.with_name("whole"))
+    assert timeless(RunFolder(out).read_history()) == timeless(whole.read_history())
+
+
+def test_a_lost_resume_state_is_not_mistaken_for_a_fresh_run(out: Path) -> None:
+    recipe = tiny_recipe(training={"epochs": 1})
+    run(recipe, out)
+    (out / "resume.pt").unlink()
+    with pytest.raises(RunFolderError, match=r"has no resume\.pt"):
+        run(recipe, out, resume=True)
+
+
+def test_ctrl_c_has_exit_status_130(out: Path) -> None:
+    with pytest.raises(Interrupted) as caught:
+        run(tiny_recipe(), out, display=StopAfter(1, signal.SIGINT))
+    assert caught.value.exit_status == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_a_completed_run_changes_nothing(out: Path) -> None:
+    recipe = tiny_recipe(training={"epochs": 2})
+    folder = run(recipe, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "events.jsonl"}
+    run(recipe, out, resume=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "events.jsonl"} == before
+    assert len(folder.read_history()) == 2
+
+
+def test_resume_refuses_another_recipe_or_other_data(out: Path) -> None:
+    run(tiny_recipe(training={"epochs": 1}), out)
+    with pytest.raises(RunFolderError, match="trained with another recipe"):
+        run(tiny_recipe(training={"epochs": 2}), out, resume=True)
+    with pytest.raises(RunFolderError, match="trained with another data"):
+        run(tiny_recipe(training={"epochs": 1}), out, TinySource(count=93), resume=True)
+
+
+def test_a_run_folder_in_use_is_refused(out: Path) -> None:
+    run(tiny_recipe(training={"epochs": 1}), out)
+    with pytest.raises(RunFolderError, match=r"is not empty; choose another --out, or go on with --resume"):
+        run(tiny_recipe(training={"epochs": 1}), out)
+
+
+def test_the_test_split_stays_sealed_unless_it_selects(out: Path) -> None:
+    run(tiny_recipe(), out / "sealed", TinySource(sealed=True))
+    open_source = TinySource(sealed=False)
+    recipe = tiny_recipe(training={"selection": "test"}, data={"validation_images": 0})
+    folder = run(recipe, out / "selected", open_source)
+    assert open_source.test_opened == 1
+    result = folder.read_json("result.json")
+    assert result["selection"] == "test-selected"
+    assert result["selected"]["test_accuracy"] == max(row["test_accuracy"] for row in folder.read_history())
+
+
+def test_selection_keeps_the_best_epoch_and_last_keeps_the_last(out: Path) -> None:
+    best = run(tiny_recipe(training={"epochs": 6}), out / "validation")
+    history = best.read_history()
+    merits = [(row["validation_accuracy"], -row["validation_loss"]) for row in history]
+    assert best.read_json("result.json")["selected_epoch"] == merits.index(max(merits)) + 1
+    last = run(tiny_recipe(training={"epochs": 3, "selection": "last"}, data={"validation_images": 0}), out / "last")
+    assert last.read_json("result.json")["selected_epoch"] == 3
+    selected, final = last.read_weights("selected"), last.read_weights("last")
+    assert all(torch.equal(selected[name], final[name]) for name in final)
+
+
+def test_early_stopping_counts_epochs_without_a_better_accuracy(out: Path) -> None:
+    folder = run(tiny_recipe(training={"epochs": 40, "early_stopping_epochs": 3}), out)
+    history = folder.read_history()
+    assert folder.read_json("result.json")["status"] == "stopped early"
+    accuracies = [row["validation_accuracy"] for row in history]
+    assert len(history) == accuracies.index(max(accuracies)) + 1 + 3 < 40
+
+
+def test_concatenated_originals_double_the_steps(out: Path) -> None:
+    plain = run(tiny_recipe(training={"epochs": 1}), out / "plain").read_history()[0]["steps"]
+    doubled = tiny_recipe(training={"epochs": 1}, augment={"concatenate_originals": True})
+    assert plain == 4  # 72 images in batches of 20
+    assert run(doubled, out / "doubled").read_history()[0]["steps"] == 8  # 144 images
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_says_where(out: Path) -> None:
+    recipe = tiny_recipe(optimizer={"lr": 1e30}, schedule={"name": "constant"})
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(recipe, out)
+    message = str(caught.value)
+    assert "in epoch 1, step " in message
+    assert "the update was not made" in message
+    assert "lower optimizer.lr" in message
+    assert json.loads((out / "events.jsonl").read_text().splitlines()[-1])["event"] == "non-finite loss"
+
+
+def test_the_budget_is_checked_before_any_data_is_read(out: Path) -> None:
+    class Unreadable(TinySource):
+        def train(self) -> Any:
+            raise AssertionError("data was read")
+
+    with pytest.raises(BudgetError):
+        run(tiny_recipe(model={"parameter_budget": 10}), out, Unreadable())
+    assert not out.exists()
+
+
+def test_fp16_needs_a_gpu_and_is_refused_before_a_folder_is_made(out: Path) -> None:
+    with pytest.raises(RecipeError, match="fp16' needs a GPU"):
+        run(tiny_recipe(runtime={"precision": "fp16"}), out)
+    assert not out.exists()
+
+
+def test_bf16_learns_too(out: Path) -> None:
+    folder = run(tiny_recipe(runtime={"precision": "bf16"}, training={"epochs": 12}), out)
+    assert folder.read_json("result.json")["selected"]["validation_accuracy"] > 0.8
+    assert all(tensor.dtype != torch.bfloat16 for tensor in folder.read_weights("last").values())
+
+
+def test_batch_size_changes_no_augmented_image() -> None:
+    """The images of an epoch, by index, are the same in batches of 7 and of 72."""
+
+    def augmented(batch_size: int) -> torch.Tensor:
+        recipe = tiny_recipe(training={"batch_size": batch_size, "selection": "last"}, data={"validation_images": 0})
+        from thriftnet.data.prepare import prepare
+        from thriftnet.runtime import resolve
+
+        source = TinySource()
+        data = prepare(source, recipe.data, "last", 0)
+        training = loop._Run(recipe, resolve(recipe.runtime), data, source, RunFolder("unused"))
+        images = torch.empty(90, 1, 16, 16)
+        for start in range(0, 90, batch_size):
+            entries = torch.arange(start, min(start + batch_size, 90))
+            images[entries] = training._batch(entries, epoch=3)[0]
+        return images
+
+    assert torch.equal(augmented(7), augmented(72))

@@ -1,0 +1,88 @@
+"""Files of a run: written whole, read back, and what is said of damaged ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.conftest import tiny_recipe
+from thriftnet.errors import RunFolderError
+from thriftnet.training.run_folder import RunFolder
+
+
+class Harmful:
+    """Unpickles into a call."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("harm-was-done"),))
+
+
+@pytest.fixture
+def folder(out: Path) -> RunFolder:
+    folder = RunFolder(out)
+    folder.create()
+    return folder
+
+
+def test_recipe_weights_history_and_state_round_trip(folder: RunFolder) -> None:
+    recipe = tiny_recipe()
+    folder.write_recipe(recipe)
+    assert folder.read_recipe() == recipe.model_copy(update={"name": "tiny"})
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    folder.write_weights("selected", network, epoch=3)
+    for name, tensor in folder.read_weights("selected").items():
+        assert torch.equal(tensor, network.state_dict()[name])
+    rows = [{"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}]
+    folder.write_history(rows)
+    assert folder.read_history() == rows
+    folder.write_resume_state({"history": rows, "tensor": torch.ones(2)})
+    assert folder.read_resume_state()["history"] == rows
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "metrics.csv", "selected.safetensors", "resume.pt", "data.json"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> None:
+    folder.write_recipe(tiny_recipe())
+    folder.write_json("data.json", {"location": "somewhere", "values": list(range(50))})
+    folder.write_history([{"epoch": 1, "train_loss": 0.5, "note": 1}])
+    folder.write_weights("selected", nn.Linear(4, 4), epoch=1)
+    folder.write_resume_state({"network": nn.Linear(4, 4).state_dict()})
+    path = folder.path / name
+    content = path.read_bytes()
+    if name == "metrics.csv":  # a table cut at a line's end is still a table
+        content = b"epoch,train_loss\n1\n"
+    path.write_bytes({"cut": content[: len(content) * 2 // 3], "garbage": b"\x00\xff" * 40, "empty": b""}[damage])
+    if name == "metrics.csv":
+        path.write_bytes({"cut": content, "garbage": b"epoch\n\xff\xfe\n", "empty": b"epoch\nx\n"}[damage])
+    read = {
+        "recipe.toml": folder.read_recipe,
+        "metrics.csv": folder.read_history,
+        "selected.safetensors": lambda: folder.read_weights("selected"),
+        "resume.pt": folder.read_resume_state,
+        "data.json": lambda: folder.read_json("data.json"),
+    }[name]
+    with pytest.raises(RunFolderError, match=f"{name} is damaged"):
+        read()
+
+
+def test_a_resume_state_that_would_run_code_does_not(folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"network": Harmful()}, folder.path / "resume.pt")
+    with pytest.raises(RunFolderError, match=r"resume\.pt is damaged"):
+        folder.read_resume_state()
+    assert not (tmp_path / "harm-was-done").exists()
+
+
+def test_missing_files_and_folders(folder: RunFolder, out: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"has no recipe\.toml"):
+        folder.require()
+    with pytest.raises(RunFolderError, match="does not exist"):
+        RunFolder(out / "absent").require()
+    assert folder.read_history() == []
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "run").create()

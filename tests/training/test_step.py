@@ -1,0 +1,94 @@
+"""One step against torch's plain training loop."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from thriftnet.config import OptimizerConfig, PerturbationConfig, RuntimeConfig
+from thriftnet.errors import NonFiniteLossError
+from thriftnet.optim.averaging import WeightAverage
+from thriftnet.optim.build import build_optimizer
+from thriftnet.runtime import resolve
+from thriftnet.training.step import Learner, train_step
+
+IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def learner(model: nn.Module, config: OptimizerConfig, perturbation: PerturbationConfig | None = None, **values: float) -> Learner:
+    runtime = resolve(RuntimeConfig(device="cpu", precision="fp32", threads=1))
+    decay = values.get("ema_decay")
+    return Learner(
+        network=model,
+        optimizer=build_optimizer(model, config, runtime.device),
+        optimizer_config=config,
+        perturbation=perturbation,
+        label_smoothing=values.get("label_smoothing", 0.0),
+        average=WeightAverage(model, decay) if decay else None,
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        runtime=runtime,
+    )
+
+
+def test_equals_the_plain_loop() -> None:
+    config = OptimizerConfig(name="sgd", lr=0.1, weight_decay=0.01, clip_norm=0.5)
+    ours, theirs = network(), network()
+    plain = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
+    mine = learner(ours, config, label_smoothing=0.1)
+    for _ in range(3):
+        loss, correct = train_step(mine, IMAGES, LABELS)
+        plain.zero_grad()
+        logits = theirs(IMAGES)
+        expected = nn.functional.cross_entropy(logits, LABELS, label_smoothing=0.1)
+        expected.backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        plain.step()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert int(correct) == int((logits.argmax(1) == LABELS).sum())
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_perturbed_step_clips_only_the_gradient_that_it_steps_with() -> None:
+    config = OptimizerConfig(name="sgd", lr=1.0, momentum=0.0, clip_norm=1e-3)
+    model = network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    seen: list[float] = []
+    hook = model[0].register_forward_pre_hook(lambda module, inputs: seen.append(module.weight.detach().norm().item()))
+    train_step(learner(model, config, PerturbationConfig(epsilon=0.5)), IMAGES, LABELS)
+    hook.remove()
+    moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(model.parameters(), before, strict=True)]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-3)  # the step is clipped
+    assert len(seen) == 2
+    assert abs(seen[1] - seen[0]) > 1e-2  # the perturbation is not: it moved the weights much further
+
+
+def test_the_average_follows_the_update() -> None:
+    model = network()
+    mine = learner(model, OptimizerConfig(lr=0.1), ema_decay=0.5)
+    before = model[0].weight.detach().clone()
+    train_step(mine, IMAGES, LABELS)
+    assert mine.average is not None
+    expected = before * 0.1 + model[0].weight.detach() * 0.9  # the decay of the first update is 1 / 10
+    torch.testing.assert_close(mine.average.network[0].weight, expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_loss_changes_nothing(bad: float) -> None:
+    model = network()
+    mine = learner(model, OptimizerConfig(lr=0.1))
+    train_step(mine, IMAGES, LABELS)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    images = IMAGES.clone()
+    images[0, 0, 0, 0] = bad
+    with pytest.raises(NonFiniteLossError):
+        train_step(mine, images, LABELS)
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert torch.equal(old, new)
