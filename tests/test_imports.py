@@ -9,8 +9,22 @@ PACKAGE = Path(__file__).parents[1] / "src" / "thriftnet"
 
 # Each may import only from those above it and from itself; docs/architecture.md draws it.
 ORDER = [
-    "errors", "config", "recipe", "runtime", "storage", "data", "augment", "models", "optim", "evaluation", "training",
-    "run", "inference", "report", "api", "cli",
+    "errors",
+    "config",
+    "recipe",
+    "runtime",
+    "storage",
+    "data",
+    "augment",
+    "models",
+    "optim",
+    "evaluation",
+    "training",
+    "run",
+    "inference",
+    "report",
+    "api",
+    "cli",
 ]
 
 
@@ -44,6 +58,8 @@ def test_every_part_is_in_the_order() -> None:
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = "import sys, thriftnet; print([m for m in ('torch', 'matplotlib', 'sklearn', 'pyarrow') if m in sys.modules])"
+    code = (
+        "import sys, thriftnet; print([m for m in ('torch', 'matplotlib', 'sklearn', 'pyarrow') if m in sys.modules])"
+    )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

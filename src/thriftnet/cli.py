@@ -65,8 +65,18 @@ def train(
     from thriftnet import api
 
     if resume is not None:
-        given = [name for name, value in (("RECIPE", recipe), ("--epochs", epochs), ("--seed", seed), ("--out", out),
-                                          ("--budget", budget), ("--set", overrides)) if value is not None]
+        given = [
+            name
+            for name, value in (
+                ("RECIPE", recipe),
+                ("--epochs", epochs),
+                ("--seed", seed),
+                ("--out", out),
+                ("--budget", budget),
+                ("--set", overrides),
+            )
+            if value is not None
+        ]
         if given:
             raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
         run = api.resume(resume, data)
@@ -163,7 +173,10 @@ def recipes_list(context: typer.Context, as_json: JsonOption = False) -> None:
     typer.echo(f"{'name':<{width}}  {'parameters':>10}  {'epochs':>6}  {'claimed':>8}  paper")
     for row in rows:
         claimed = f"{row['claimed_test_accuracy']:.2f} %" if row["claimed_test_accuracy"] is not None else "-"
-        typer.echo(f"{row['name']:<{width}}  {row['parameters']:>10,}  {row['epochs']:>6}  {claimed:>8}  {row['paper'] or '(ours)'}")
+        typer.echo(
+            f"{row['name']:<{width}}  {row['parameters']:>10,}  {row['epochs']:>6}  {claimed:>8}  "
+            f"{row['paper'] or '(ours)'}"
+        )
 
 
 @recipes_app.command("show")

@@ -56,7 +56,7 @@ class ModelConfig(Section):
     """A residual network: a stem, stages of residual blocks, global pooling and one linear layer."""
 
     family: Literal["resnet", "resnet9"] = "resnet"
-    """`resnet`: stages of blocks, global average pooling. `resnet9`: conv-pool pairs with two residual pairs, max pooling."""
+    """`resnet`: stages of blocks, average pooling. `resnet9`: convolutions with two residual pairs, max pooling."""
     block: Literal["basic", "bottleneck", "resnext"] = "basic"
     """The residual block of the `resnet` family."""
     stem: StemConfig
@@ -107,14 +107,17 @@ class ModelConfig(Section):
             return self
         if len(self.blocks) != len(self.strides):
             raise ValueError(
-                f"blocks has {len(self.blocks)} stages but strides has {len(self.strides)}; give one value a stage in each"
+                f"blocks has {len(self.blocks)} stages but strides has {len(self.strides)}; "
+                "give one value a stage in each"
             )
         if self.block == "resnext":
             if self.cardinality is None or self.base_width is None:
                 raise ValueError("block = 'resnext' needs cardinality and base_width, for example 32 and 4")
             return self
         if self.widths is None or len(self.widths) != len(self.blocks):
-            raise ValueError(f"widths = {_plain(self.widths)} must have one value for each of the {len(self.blocks)} stages")
+            raise ValueError(
+                f"widths = {_plain(self.widths)} must have one value for each of the {len(self.blocks)} stages"
+            )
         return self
 
 
@@ -267,7 +270,7 @@ class AugmentConfig(Section):
     ops: Annotated[tuple[AugmentOp, ...], Field(strict=False)] = ()
     """Operations in order, each a table with `op` and its parameters."""
     geometry: Literal["exact", "fused"] = "exact"
-    """`exact` resamples at each geometric operation; `fused` composes neighbours and resamples once (docs/augmentation.md)."""
+    """`exact` resamples at each geometric operation; `fused` composes neighbours and resamples once."""
     concatenate_originals: bool = False
     """An epoch shows every image twice, as it is and augmented; the number of steps doubles."""
 
@@ -366,7 +369,9 @@ class ScheduleConfig(Section):
             "patience_epochs": ("plateau",),
         }
         return {
-            field: f"name = {' or '.join(map(repr, names))}" for field, names in owners.items() if self.name not in names
+            field: f"name = {' or '.join(map(repr, names))}"
+            for field, names in owners.items()
+            if self.name not in names
         }
 
     @model_validator(mode="after")
@@ -456,10 +461,15 @@ class RecipeConfig(Section):
                 "training.selection = 'validation' needs validation images, but data.validation_images = 0; "
                 "set data.validation_images or training.selection = 'last'"
             )
-        if self.training.selection == "last" and held_out == 0:
-            if self.schedule.name == "plateau" or self.training.early_stopping_epochs is not None:
-                field = "schedule.name = 'plateau'" if self.schedule.name == "plateau" else "training.early_stopping_epochs"
-                raise ValueError(f"{field} needs validation images; set data.validation_images above 0")
+        monitored_by = (
+            "schedule.name = 'plateau'"
+            if self.schedule.name == "plateau"
+            else "training.early_stopping_epochs"
+            if self.training.early_stopping_epochs is not None
+            else None
+        )
+        if self.training.selection == "last" and held_out == 0 and monitored_by is not None:
+            raise ValueError(f"{monitored_by} needs validation images; set data.validation_images above 0")
         if self.schedule.warmup_epochs >= self.training.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs = {self.schedule.warmup_epochs:g} must be less than "

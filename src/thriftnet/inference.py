@@ -64,7 +64,9 @@ class Measurement:
             f"{'class':<16} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7} {'predicted':>9}",
         ]
         for score in measured.classes:
-            figures = [f"{value:.2%}" if value is not None else "-" for value in (score.precision, score.recall, score.f1)]
+            figures = [
+                f"{value:.2%}" if value is not None else "-" for value in (score.precision, score.recall, score.f1)
+            ]
             lines.append(
                 f"{score.name[:16]:<16} {figures[0]:>9} {figures[1]:>9} {figures[2]:>9} "
                 f"{score.support:>7} {score.predicted:>9}"
@@ -167,7 +169,8 @@ def _split(source: Source, run: Run, split: Split) -> LabelledImages:
     expected = (run.data.channels, run.data.image_side, run.data.image_side)
     if tuple(images.images.shape[1:]) != expected:
         raise DataError(
-            f"{source.location} has images of shape {list(images.images.shape[1:])}, the run was trained on {list(expected)}"
+            f"{source.location} has images of shape {list(images.images.shape[1:])}, "
+            f"the run was trained on {list(expected)}"
         )
     return images
 

@@ -105,7 +105,9 @@ def _resolve(name_or_path: str, child_folder: Path | None, depth: int) -> tuple[
     if not isinstance(parent, str):
         raise RecipeError(f"recipe {name}: inherits = {parent!r} must be the name of one recipe")
     if depth == MAX_FILES:
-        raise RecipeError(f"recipe {name} inherits {parent}: a recipe may span {MAX_FILES} files at most, so that it stays readable")
+        raise RecipeError(
+            f"recipe {name} inherits {parent}: a recipe may span {MAX_FILES} files at most, so that it stays readable"
+        )
     return name, _merge(_resolve(parent, folder, depth + 1)[1], tables)
 
 
@@ -115,7 +117,9 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
         path = Path(name_or_path)
         try:
             if path.stat().st_size > MAX_RECIPE_BYTES:
-                raise RecipeError(f"recipe {path} is larger than {MAX_RECIPE_BYTES:,} bytes; recipes are about 25 lines")
+                raise RecipeError(
+                    f"recipe {path} is larger than {MAX_RECIPE_BYTES:,} bytes; recipes are about 25 lines"
+                )
             return path.stem, path.read_text(encoding="utf-8"), path.parent
         except OSError as error:
             raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}") from None
@@ -124,7 +128,9 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
     entry = _packaged() / f"{name_or_path}.toml"
     if not entry.is_file():
         hint = nearest(name_or_path, names())
-        raise RecipeError(f"no recipe named {name_or_path!r}{hint}; `thriftnet recipes` lists them, a file ends in .toml")
+        raise RecipeError(
+            f"no recipe named {name_or_path!r}{hint}; `thriftnet recipes` lists them, a file ends in .toml"
+        )
     return name_or_path, entry.read_text(encoding="utf-8"), None
 
 
@@ -202,7 +208,11 @@ def _explain(error: ValidationError) -> str:
     message = message[0].lower() + message[1:]
     word = complaint["input"]
     expected = str(complaint.get("ctx", {}).get("expected", complaint.get("ctx", {}).get("expected_tags", "")))
-    hint = nearest(word, [name.strip("' ") for name in expected.replace(" or ", ",").split(",")]) if isinstance(word, str) else ""
+    hint = (
+        nearest(word, [name.strip("' ") for name in expected.replace(" or ", ",").split(",")])
+        if isinstance(word, str)
+        else ""
+    )
     return f"{field} = {word!r}: {message}{hint}"
 
 

@@ -36,7 +36,7 @@ class DataFacts(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder; `load_run` opens one. Files are read when they are asked for and raise RunFolderError if damaged."""
+    """A run folder; `load_run` opens one. Files are read when asked for; damaged ones raise RunFolderError."""
 
     path: Path
 

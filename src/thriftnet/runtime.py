@@ -58,7 +58,9 @@ def resolve(config: RuntimeConfig) -> Runtime:
     precision = _precision(config.precision, device, reasons)
     if config.channels_last == "auto":
         channels_last = device.type in ("cpu", "cuda")
-        reasons.append(f"channels-last {'on' if channels_last else 'off'}: the convolutions' fastest layout on {device.type}")
+        reasons.append(
+            f"channels-last {'on' if channels_last else 'off'}: the convolutions' fastest layout on {device.type}"
+        )
     else:
         channels_last = config.channels_last == "yes"
     threads = _threads(config.threads, reasons)

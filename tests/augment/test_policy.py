@@ -18,7 +18,7 @@ FLIP = {"op": "horizontal_flip"}
 CROP = {"op": "padded_crop"}
 ROTATION = {"op": "rotation", "degrees": 10.0}
 JITTER = {"op": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}
-EVERY_OP: tuple[dict[str, Any], ...] = (
+GEOMETRIC: tuple[dict[str, Any], ...] = (
     FLIP,
     {"op": "vertical_flip"},
     CROP,
@@ -29,6 +29,9 @@ EVERY_OP: tuple[dict[str, Any], ...] = (
     {"op": "affine", "translate": 0.2},
     {"op": "affine", "degrees": 30.0, "scale": (0.5, 2.0), "interpolation": "bilinear"},
     {"op": "random_resized_crop"},
+)
+EVERY_OP = (
+    *GEOMETRIC,
     JITTER,
     {"op": "color_jitter", "saturation": 3.0},
     {"op": "gaussian_blur", "probability": 0.5},
@@ -103,7 +106,7 @@ def test_an_operation_appended_changes_nothing_before_it_and_twins_draw_apart():
     assert 16 < int(mirrored.sum()) < 48
 
 
-@pytest.mark.parametrize("op", [op for op in EVERY_OP if op["op"] not in ("color_jitter", "gaussian_blur", "cutout")])
+@pytest.mark.parametrize("op", GEOMETRIC)
 def test_fused_is_exact_for_a_single_operation(op: dict[str, Any]):
     images = noise(16)
     exact, fused = (policy(op, JITTER, geometry=geometry)(images, draws(16)) for geometry in ("exact", "fused"))
@@ -157,6 +160,15 @@ def test_cutout_fills_with_what_it_is_given(fill: Any, expected: Any):
 def test_a_fill_for_other_channels_is_refused():
     with pytest.raises(RecipeError, match="2 values but the images have 3 channels; give 1 or 3"):
         policy({"op": "cutout", "fill": (0.1, 0.2)})
+
+
+@pytest.mark.parametrize("geometry", ["exact", "fused"])
+@pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: str(op["op"]))
+def test_all_arithmetic_is_on_the_images_device_and_none_waits_for_a_value(op: dict[str, Any], geometry: str):
+    """Meta tensors have no values to wait for and refuse to meet tensors of the CPU."""
+    images = torch.empty(4, 3, 32, 32, dtype=torch.uint8, device="meta")
+    for indices in (torch.arange(4, device="meta"), torch.arange(4)):
+        assert policy(op, op, geometry=geometry)(images, Draws(0, 0, indices)).is_meta
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

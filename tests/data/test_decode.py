@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from thriftnet.data.decode import UnreadableImage, common_channels, convert_all, decode, decode_all
 from thriftnet.errors import DataError
@@ -100,6 +100,20 @@ def test_exif_orientation_is_applied() -> None:
     turned = decode(encoded(image, "JPEG", exif=exif, quality=95), 1, None)[0]
     assert turned[:, 12:].min() > 200
     assert turned[:, :4].max() < 50
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_agrees_with_pillow(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture(8, 12), "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    assert np.array_equal(decode(content, 3, None), expected.transpose(2, 0, 1))
+
+
+def test_unreadable_exif_does_not_matter() -> None:
+    content = encoded(picture(8, 8), "JPEG", exif=b"Exif\x00\x00not a TIFF header")
+    assert np.array_equal(decode(content, 3, None), decode(encoded(picture(8, 8), "JPEG"), 3, None))
 
 
 def test_the_central_square_is_resized() -> None:

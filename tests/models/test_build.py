@@ -12,7 +12,9 @@ from thriftnet.models.build import build_model, build_on_meta, check_recipe_netw
 
 
 def config(**values: object) -> ModelConfig:
-    return ModelConfig.model_validate({"stem": {"width": 8}, "widths": [8, 16], "blocks": [1, 1], "strides": [1, 2]} | values)
+    return ModelConfig.model_validate(
+        {"stem": {"width": 8}, "widths": [8, 16], "blocks": [1, 1], "strides": [1, 2]} | values
+    )
 
 
 RESNEXT = {"block": "resnext", "widths": None, "cardinality": 4, "base_width": 2}
@@ -98,7 +100,9 @@ def test_dropout_only_acts_in_training() -> None:
 def test_over_budget_says_count_excess_and_what_to_change() -> None:
     model = config(parameter_budget=1000)
     count = count_parameters(model)
-    with pytest.raises(BudgetError, match=rf"{count:,} trainable parameters, {count - 1000:,} over the budget of 1,000"):
+    with pytest.raises(
+        BudgetError, match=rf"{count:,} trainable parameters, {count - 1000:,} over the budget of 1,000"
+    ):
         build_model(model)
 
 
@@ -111,5 +115,5 @@ def test_the_budget_itself_is_allowed() -> None:
 
 def test_expected_parameters_are_checked() -> None:
     recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"parameters": 2_799_147}})
-    with pytest.raises(RecipeError, match="expect.parameters = 2,799,147 but liu-4x2 has 2,799,146"):
+    with pytest.raises(RecipeError, match=r"expect\.parameters = 2,799,147 but liu-4x2 has 2,799,146"):
         check_recipe_network(recipe)

@@ -50,7 +50,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4) ->
 def test_fused_steps_equal_the_reference(ours: dict[str, Any], reference: Any) -> None:
     first, second = network(), network()
     for a, b in zip(
-        train(first, build_optimizer(first, config(**ours), CPU)), train(second, reference(second.parameters())), strict=True
+        train(first, build_optimizer(first, config(**ours), CPU)),
+        train(second, reference(second.parameters())),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -68,7 +70,9 @@ def test_weight_decay_can_leave_out_biases_and_norms() -> None:
 def test_spared_parameters_do_not_shrink_when_the_gradient_is_zero() -> None:
     model = network()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer = build_optimizer(model, config(lr=0.1, momentum=0.0, weight_decay=0.5, decay_biases_and_norms=False), CPU)
+    optimizer = build_optimizer(
+        model, config(lr=0.1, momentum=0.0, weight_decay=0.5, decay_biases_and_norms=False), CPU
+    )
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -19,7 +19,9 @@ def schedule(base_lr: float = 0.1, epochs: int = 6, steps_per_epoch: int = 7, **
     return Schedule(ScheduleConfig.model_validate(values), base_lr, epochs, steps_per_epoch)
 
 
-def torch_rates(make: Callable[[torch.optim.Optimizer], Any], steps: int, key: str = "lr", lr: float = 0.1) -> list[float]:
+def torch_rates(
+    make: Callable[[torch.optim.Optimizer], Any], steps: int, key: str = "lr", lr: float = 0.1
+) -> list[float]:
     """The values of `steps` updates under torch's scheduler, stepped after every update."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
     scheduler = make(optimizer)
@@ -36,7 +38,12 @@ def torch_rates(make: Callable[[torch.optim.Optimizer], Any], steps: int, key: s
 @pytest.mark.parametrize(("peak", "start", "end"), [(0.3, 25.0, 1e4), (0.15, 10.0, 100.0)])
 def test_one_cycle_equals_torch_value_for_value(anneal: str, peak: float, start: float, end: float) -> None:
     ours = schedule(
-        name="one_cycle", anneal=anneal, peak_fraction=peak, start_divisor=start, end_divisor=end, cycle_momentum=[0.85, 0.95]
+        name="one_cycle",
+        anneal=anneal,
+        peak_fraction=peak,
+        start_divisor=start,
+        end_divisor=end,
+        cycle_momentum=[0.85, 0.95],
     )
     strategy = "cos" if anneal == "cosine" else "linear"
     for key, mine in (("lr", ours.lr), ("momentum", ours.momentum)):
@@ -114,7 +121,10 @@ def test_cosine_after_warmup_uses_the_remaining_steps() -> None:
 
 
 @given(
-    st.sampled_from(["constant", "cosine", "one_cycle", "multi_step"]), st.integers(1, 5), st.integers(1, 9), st.integers(0, 44)
+    st.sampled_from(["constant", "cosine", "one_cycle", "multi_step"]),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(0, 44),
 )
 def test_rates_are_finite_and_within_bounds_for_any_length(name: str, epochs: int, steps: int, step: int) -> None:
     extra = {"milestones_epochs": [1, 3]} if name == "multi_step" else {}

@@ -48,8 +48,15 @@ def test_learns_and_writes_the_run_folder(out: Path) -> None:
     assert result["selected"]["validation_accuracy"] > 0.8  # three brightnesses; chance is a third
     assert result["training_images"] == 72
     assert {path.name for path in out.iterdir()} == {
-        "recipe.toml", "environment.json", "data.json", "metrics.csv", "events.jsonl", "result.json",
-        "selected.safetensors", "last.safetensors", "resume.pt",
+        "recipe.toml",
+        "environment.json",
+        "data.json",
+        "metrics.csv",
+        "events.jsonl",
+        "result.json",
+        "selected.safetensors",
+        "last.safetensors",
+        "resume.pt",
     }
     with (out / "metrics.csv").open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 13))

@@ -66,7 +66,9 @@ def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> N
         read()
 
 
-def test_a_resume_state_that_would_run_code_does_not(folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_state_that_would_run_code_does_not(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"network": Harmful()}, folder.path / "resume.pt")
     with pytest.raises(RunFolderError, match=r"resume\.pt is damaged"):

@@ -22,7 +22,9 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
 
-def learner(model: nn.Module, config: OptimizerConfig, perturbation: PerturbationConfig | None = None, **values: float) -> Learner:
+def learner(
+    model: nn.Module, config: OptimizerConfig, perturbation: PerturbationConfig | None = None, **values: float
+) -> Learner:
     runtime = resolve(RuntimeConfig(device="cpu", precision="fp32", threads=1))
     decay = values.get("ema_decay")
     return Learner(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from thriftnet.errors import DataError
@@ -34,6 +34,16 @@ Encoded = bytes | Path
 # What Pillow's decoders raise for damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _SHOWN = 3
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(Exception):
@@ -47,8 +57,8 @@ def decode(encoded: Encoded, channels: int, side: int | None) -> np.ndarray:
             # Only JPEG obeys: its decoder then leaves out detail beyond four times the side. For a photo of 14 megapixels
             # that took 0.02 s instead of 0.15 s, and no value moved by more than 2 of 255.
             image.draft(None, (4 * side, 4 * side))
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_planes(resize(_converted(image, channels), side))
+        image.load()
+        return to_planes(resize(_converted(_upright(image), channels), side))
 
 
 def decode_all(named: Iterable[tuple[str, Encoded]], channels: int, side: int | None) -> Tensor:
@@ -133,6 +143,14 @@ def _opened(encoded: Encoded) -> Iterator[Image.Image]:
         raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except _DAMAGED as error:
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except _DAMAGED:
+        return image  # as every viewer does: only the pixels matter, and they were read
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -55,7 +55,7 @@ def load_pickle(source: bytes | Path, name: str | None = None) -> Any:
         raise DataError(f"{name} {refused}; do not trust this file") from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{name} is no readable pickle ({reason}); get it again from where it came") from None
+        raise DataError(f"{name} is no readable pickle ({reason:.200}); get it again from where it came") from None
 
 
 def field(mapping: Mapping[Any, Any], key: str) -> Any:
@@ -86,7 +86,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> _Stand:
         stand = _TABLE.get((module, name))
         if stand is None:
-            raise _Refused(f"wants to use {module}.{name}, which no file of images needs; nothing of it was run")
+            wanted = ascii(f"{module}.{name}")[1:-1]
+            raise _Refused(f"wants to use {wanted:.100}, which no file of images needs; nothing of it was run")
         return stand
 
     def persistent_load(self, pid: object) -> Any:
@@ -101,7 +102,7 @@ class _Elements:
     def __init__(self, code: object, *_: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(text, str) or not _ELEMENTS.fullmatch(text):
-            raise _Refused(f"holds an array of type {text!r}, not of numbers, truth values or text")
+            raise _Refused(f"holds an array of type {text!r:.40}, not of numbers, truth values or text")
         self._dtype = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -164,7 +165,7 @@ def _array_itself(*_: object) -> None:
 
 def _encode(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise _Refused(f"wants to encode text as {encoding!r}")
+        raise _Refused(f"wants to encode text as {encoding!r:.40}")
     return text.encode("latin-1")
 
 

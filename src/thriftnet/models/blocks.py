@@ -64,7 +64,9 @@ class ResidualBlock(nn.Module):
         self.activation = style.activation
 
     def _add_tail(self, in_width: int, stride: int, style: BlockStyle) -> None:
-        self.se = SqueezeExcitation(self.out_width, style.se_reduction, style.activation) if style.se_reduction else None
+        self.se = (
+            SqueezeExcitation(self.out_width, style.se_reduction, style.activation) if style.se_reduction else None
+        )
         self.shortcut = (
             nn.Sequential(conv(in_width, self.out_width, 1, style, stride), nn.BatchNorm2d(self.out_width))
             if stride != 1 or in_width != self.out_width

@@ -21,7 +21,8 @@ DEFAULT_EXPANSION = {"basic": 1, "bottleneck": 4, "resnext": 2}
 def stage_widths(model: ModelConfig) -> tuple[int, ...]:
     """The width handed to each stage's blocks; for ResNeXt cardinality x base width, doubling with every stage."""
     if model.block == "resnext":
-        assert model.cardinality is not None and model.base_width is not None  # ModelConfig checks it
+        assert model.cardinality is not None  # ModelConfig checks it
+        assert model.base_width is not None
         return tuple(model.cardinality * model.base_width * 2**stage for stage in range(len(model.blocks)))
     assert model.widths is not None
     return model.widths

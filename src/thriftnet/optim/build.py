@@ -26,9 +26,7 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig, device: torch.d
     groups = parameter_groups(network, config)
     fused = device.type in ("cpu", "cuda")
     if config.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
-        )
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 

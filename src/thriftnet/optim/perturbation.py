@@ -34,7 +34,7 @@ def adversarial_gradient(
     `gradient_scale` is what fp16 loss scaling has multiplied the gradients by.
     """
     loss = compute()
-    parameters = [p for p in network.parameters() if p.grad is not None]
+    parameters: list[Tensor] = [p for p in network.parameters() if p.grad is not None]
     originals = [p.detach().clone() for p in parameters]
     deltas = [torch.zeros_like(p) for p in parameters]
     later_passes = _running_statistics_kept(network) if config.batchnorm == "first_pass" else nullcontext()
@@ -50,9 +50,7 @@ def adversarial_gradient(
 
 
 @torch.no_grad()
-def _ascend(
-    deltas: list[Tensor], parameters: list[nn.Parameter], config: PerturbationConfig, gradient_scale: float
-) -> None:
+def _ascend(deltas: list[Tensor], parameters: list[Tensor], config: PerturbationConfig, gradient_scale: float) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradient_scale != 1.0:
         # An overflow under fp16 scaling must not reach the weights: that component is left unperturbed, and the
@@ -65,7 +63,7 @@ def _ascend(
 
 
 @torch.no_grad()
-def _assign(parameters: list[nn.Parameter], values: list[Tensor] | tuple[Tensor, ...]) -> None:
+def _assign(parameters: list[Tensor], values: list[Tensor] | tuple[Tensor, ...]) -> None:
     torch._foreach_copy_(parameters, values)
 
 

@@ -75,7 +75,9 @@ class Schedule:
         if step <= peak_step:
             return self._anneal(start, middle, step / peak_step)
         # A run so short that the peak is its last step has nothing to fall through.
-        return self._anneal(middle, end, (step - peak_step) / (last_step - peak_step)) if last_step > peak_step else middle
+        return (
+            self._anneal(middle, end, (step - peak_step) / (last_step - peak_step)) if last_step > peak_step else middle
+        )
 
     def _anneal(self, start: float, end: float, share: float) -> float:
         if self.config.anneal == "linear":

@@ -76,8 +76,9 @@ def draw_confusion(data: ConfusionData) -> Figure:
         axes.set_xticks(range(classes), names, rotation=90, fontsize=names_pt)
         axes.set_yticks(range(classes), names, fontsize=names_pt)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        numbers = [k for k in MaxNLocator(integer=True).tick_values(0, classes - 1) if 0 <= k < classes]
+        axes.set_xticks(numbers)
+        axes.set_yticks(numbers)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if classes <= _MOST_NUMBERED:

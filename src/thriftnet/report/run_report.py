@@ -214,7 +214,8 @@ def _save(run: Run, name: str, figure: Figure) -> None:
 
 def _write_arrays(run: Run, name: str, values: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: np.asarray(value) for key, value in values.items()})
+    arrays: dict[str, Any] = {key: np.asarray(value) for key, value in values.items()}
+    np.savez_compressed(buffer, **arrays)
     folder = run.path / "figures"
     try:
         folder.mkdir(exist_ok=True)

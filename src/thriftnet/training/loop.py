@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment.draws import Draws
-from thriftnet.augment.policy import Policy, as_float, build_policy
+from thriftnet.augment.operations import as_float
+from thriftnet.augment.policy import Policy, build_policy
 from thriftnet.config import RecipeConfig
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.dataset import LabelledImages, Source
@@ -261,7 +262,8 @@ class _Run:
         found = _Selection(row["epoch"], row[f"{EVALUATED_SPLIT[rule]}_accuracy"], row[f"{EVALUATED_SPLIT[rule]}_loss"])
         kept = self.selection
         if rule != "last" and kept.accuracy is not None and kept.loss is not None:
-            assert found.accuracy is not None and found.loss is not None  # this rule always evaluates
+            assert found.accuracy is not None  # this rule always evaluates
+            assert found.loss is not None
             if (found.accuracy, -found.loss) <= (kept.accuracy, -kept.loss):
                 return False
         self.selection = found
@@ -325,7 +327,9 @@ class _Run:
         done = len(self.history)
         self.folder.log("interrupted", signal=signal_number, epoch=done)
         saved = f"epoch {done} of {self.recipe.training.epochs} is saved" if done else "no epoch was completed yet"
-        return Interrupted(f"interrupted; {saved}; go on with: thriftnet train --resume {self.folder.path}", signal_number)
+        return Interrupted(
+            f"interrupted; {saved}; go on with: thriftnet train --resume {self.folder.path}", signal_number
+        )
 
     def _stopped_by(self, error: NonFiniteLossError, epoch: int, step: int, lr: float) -> NonFiniteLossError:
         self.folder.log("non-finite loss", epoch=epoch, step=step, lr=lr)
@@ -353,5 +357,3 @@ def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:
         "training_images_per_class": counts,
         "validation_images": len(data.validation) if data.validation is not None else 0,
     }
-
-

@@ -1,4 +1,4 @@
-"""What is shown while training: a live line on a terminal or in a notebook, one plain line an epoch elsewhere or nothing.
+"""What is shown while training: a live line on a terminal or in a notebook, one plain line an epoch elsewhere.
 
 The loop talks to a `Display`; a display never influences the run.
 """
@@ -78,9 +78,7 @@ class LiveDisplay:
 
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         if self.live:
-            self.bar.update(
-                self.task, advance=1, epoch=epoch, loss=loss, accuracy=accuracy, images_per_s=images_per_s
-            )
+            self.bar.update(self.task, advance=1, epoch=epoch, loss=loss, accuracy=accuracy, images_per_s=images_per_s)
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
         parts = [

@@ -49,7 +49,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor
         loss = F.cross_entropy(outputs.float(), labels, label_smoothing=learner.label_smoothing)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss.item()}")
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         logits.append(outputs.detach())
         return loss.detach()
 

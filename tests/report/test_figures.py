@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from thriftnet.errors import StorageError
+from thriftnet.report import figures
+from thriftnet.report.class_figures import distribution_data, draw_distribution
+from thriftnet.report.figures import inline_svg, save, short_name
+
+
+def drawing() -> Figure:
+    return draw_distribution(distribution_data(["<script>alert(1)</script>", "$x_{"], [3, 1], [2, 2]))
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_same_figure_gives_the_same_file(tmp_path: Path, ending: str, start: bytes) -> None:
+    for name in ("a", "b"):
+        save(drawing(), tmp_path / f"{name}.{ending}")
+    content = (tmp_path / f"a.{ending}").read_bytes()
+    assert content.startswith(start)
+    assert content == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"as .png or .svg, not as a.jpg"):
+        save(drawing(), tmp_path / "a.jpg")
+    with pytest.raises(StorageError, match="its folder does not exist"):
+        save(drawing(), tmp_path / "missing" / "a.png")
+
+
+def test_inline_svg_stands_alone_beside_others() -> None:
+    first, second = inline_svg(drawing(), "first", "A figure"), inline_svg(drawing(), "second", "A figure")
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    references = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', first))
+    assert references
+    assert {a or b for a, b in references} <= ids[0]
+    assert 'role="img" aria-label="A figure"' in first
+    assert "<script" not in first
+    assert "alert" not in first
+    assert "<metadata" not in first
+    assert "<!" not in first
+    parser = HTMLParser()
+    parser.feed(first)
+    parser.close()
+
+
+def test_inline_svg_takes_its_colours_from_the_page() -> None:
+    svg = inline_svg(drawing(), "a", "A figure")
+    for colour, variable in [(figures.BLUE, "--blue"), (figures.VERMILLION, "--vermillion"), (figures.INK, "--ink")]:
+        assert f"var({variable}, {colour})" in svg
+        assert re.search(rf"(?<!, ){colour}", svg) is None
+    assert figures.WHITE not in svg  # no background
+
+
+def test_settings_of_the_user_are_neither_changed_nor_used(tmp_path: Path) -> None:
+    save(drawing(), tmp_path / "plain.svg")
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        save(drawing(), tmp_path / "own.svg")
+        assert dict(matplotlib.rcParams) == before
+    assert (tmp_path / "own.svg").read_bytes() == (tmp_path / "plain.svg").read_bytes()
+
+
+@given(st.text(), st.integers(2, 30))
+def test_a_short_name_is_one_line_of_limited_length(name: str, longest: int) -> None:
+    short = short_name(name, longest)
+    assert len(short) <= longest
+    assert len(short.splitlines()) <= 1
+    if len(name) <= longest and name == " ".join(name.split()):
+        assert short == name
+
+
+def test_matplotlib_is_loaded_only_for_drawing_and_never_pyplot() -> None:
+    program = """
+import sys
+import thriftnet.report.html, thriftnet.report.curves as curves
+import thriftnet.report.class_figures, thriftnet.report.image_figures
+assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules
+figure = curves.draw_learning_rate(curves.learning_rate_data([1.0, 0.5], 2))
+thriftnet.report.figures.inline_svg(figure, "a", "b")
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from thriftnet.errors import StorageError
+from thriftnet.evaluation.metrics import evaluate_logits
+from thriftnet.models.summary import summarize
+from thriftnet.report.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
+from thriftnet.report.curves import curves_data, draw_curves
+from thriftnet.report.html import Claim, RunFigures, RunReport, render_report, write_report
+from thriftnet.report.image_figures import draw_mistakes, mistakes_data
+
+EVIL = "<script>alert(1)</script>"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest and close, and collects text, tags and attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\u00a0", " ").split())
+
+
+def report(**changes: Any) -> RunReport:
+    plain = RunReport(
+        recipe="tiny",
+        dataset="digits",
+        training_images=1000,
+        validation_images=200,
+        class_count=2,
+        parameters=1234,
+        parameter_budget=5_000_000,
+        selection="validation",
+        selected_epoch=3,
+        epochs=5,
+        epochs_planned=5,
+        seed=7,
+        split_seed=0,
+        device="cpu",
+        precision="fp32",
+        elapsed_s=3725.0,
+        recipe_text="name = 'tiny'",
+        command="thriftnet train tiny --seed 7",
+        version="0.0",
+        train_accuracy=0.99,
+        validation_accuracy=0.97,
+    )
+    return replace(plain, **changes)
+
+
+def evaluation(names: tuple[str, str] = ("cat", "dog")) -> Any:
+    logits = torch.tensor([[2.0, 0], [2, 0], [0, 2], [2, 0]])
+    return evaluate_logits(logits, torch.tensor([0, 0, 1, 1]), names)
+
+
+def test_a_full_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
+    names = (EVIL, "dog & <b>bone</b>")
+    measured = evaluation(names)
+    history = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 0.5} for e in (1, 2)]
+    curves = curves_data(history, selected_epoch=2)
+    mistakes = mistakes_data(
+        torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([[1.0, 0]]), torch.tensor([1]), names
+    )
+    page_source = render_report(
+        report(
+            dataset=EVIL,
+            summary=EVIL,
+            paper=EVIL,
+            recipe_text=EVIL,
+            command=EVIL,
+            environment={EVIL: EVIL},
+            claim=Claim(91.47, EVIL, EVIL),
+            evaluation=measured,
+            layers=summarize(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8)),
+            figures=RunFigures(
+                loss=draw_curves(curves, ["loss"]),
+                accuracy=draw_curves(curves, ["accuracy"]),
+                confusion=draw_confusion(confusion_data(measured)),
+                distribution=draw_distribution(distribution_data(names, [3, 1], [2, 2])),
+                mistakes=draw_mistakes(mistakes),
+            ),
+        )
+    )
+    page = Page(page_source)
+    assert page.tags.count("svg") == 5
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert EVIL in page.text
+    assert "dog & <b>bone</b>" in page.text
+    assert "Conv2d-1" in page.text
+    for name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
+            assert value.startswith(("#", "data:image/png;base64,")), value
+        assert "url(" not in value or re.fullmatch(r".*url\(#[\w-]+\).*", value, re.DOTALL), value
+    assert "@import" not in page_source
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    anchors = {value[1:] for name, value in page.attributes if name == "href"}
+    assert anchors <= set(ids)
+
+
+def test_the_head_says_what_was_measured_on_what() -> None:
+    text = Page(render_report(report(evaluation=evaluation()))).text
+    assert "75.00 % accuracy on 4 test images" in text
+    assert "95 % interval 30.06 % to 95.44 %" in text
+    assert "1,000 images for training, 200 for validation (split seed 0)" in text
+    assert "3 of 5: best validation accuracy" in text
+    assert "1,234 of a budget of 5,000,000" in text
+    assert "1 h 2 min" in text
+    assert "test-selected" not in text
+    assert "flatters" not in text
+
+
+def test_a_run_without_evaluation_says_so_and_shows_its_validation_accuracy_with_the_caveat() -> None:
+    text = Page(render_report(report(claim=Claim(91.0, "")))).text
+    assert "97.00 % validation accuracy of epoch 3, as training saw it; not evaluated yet" in text
+    assert "Until then the test images are sealed" in text
+    assert "so the number flatters" in text
+    assert "Measured minus claimed" not in text  # validation is not what was claimed
+
+
+def test_a_run_without_any_held_out_number_shows_none() -> None:
+    text = Page(render_report(report(selection="last", validation_images=0, validation_accuracy=None))).text
+    assert "– not evaluated yet" in text
+    assert "none for validation" in text
+    assert "flatters" not in text
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_test_selected_number_is_labelled_wherever_it_stands(evaluated: bool) -> None:
+    html = render_report(
+        report(
+            selection="test",
+            test_accuracy=0.75,
+            evaluation=evaluation() if evaluated else None,
+            claim=Claim(76.0, "Table 1"),
+        )
+    )
+    text = Page(html).text
+    assert html.count('<span class="badge">test-selected</span>') == (3 if evaluated else 2)
+    assert "Test-selected: the kept epoch" in text
+    assert "Test accuracy of that epoch (test-selected) 75.00 %" in text
+    assert "best test accuracy (test-selected)" in text
+    assert "Measured minus claimed: −1.00 percentage points, from one run." in text
+
+
+def test_claimed_and_measured_stand_apart_and_no_difference_is_shown_where_it_would_mislead() -> None:
+    claim = Claim(91.47, "Table 1, trial 5", "other images")
+    html = render_report(report(evaluation=evaluation(), claim=claim))
+    text = Page(html).text
+    assert "Claimed by the source, not measured here 91.47 % Table 1, trial 5" in text
+    assert "Measured here 75.00 %" in text
+    assert "Not comparable: other images" in text
+    assert "Measured minus claimed" not in text
+    assert (
+        "Measured minus claimed: −16.47"
+        in Page(render_report(report(evaluation=evaluation(), claim=replace(claim, not_comparable="")))).text
+    )
+
+
+def test_an_incomplete_run_says_so() -> None:
+    text = Page(render_report(report(status="running", epochs=5, epochs_planned=70))).text
+    assert "Not complete: 5 of 70 epochs." in text
+    stopped = Page(render_report(report(status="stopped early", epochs=5, epochs_planned=70))).text
+    assert "Stopped early by the recipe's rule: 5 of 70 epochs." in stopped
+
+
+def test_undefined_ratios_are_dashes() -> None:
+    never = evaluate_logits(torch.tensor([[1.0, 0]]), torch.tensor([0]), ("cat", "dog"))
+    text = Page(render_report(report(evaluation=never))).text
+    assert "cat 100.00 % 100.00 % 100.00 % 1 1 dog – – – 0 0" in text
+
+
+def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_report(report(), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text("utf-8") == render_report(report())
+    with pytest.raises(StorageError, match="its folder does not exist"):
+        write_report(report(), tmp_path / "missing" / "report.html")
