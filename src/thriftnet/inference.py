@@ -98,7 +98,7 @@ def measure(
     """
     network = run.network(weights)
     source = open_source(data or run.data.location, run.data.image_side)
-    if source.class_names != run.data.class_names and len(source.class_names) != len(run.data.class_names):
+    if len(source.class_names) != len(run.data.class_names):
         raise DataError(
             f"{source.location} has {len(source.class_names)} classes, the run {len(run.data.class_names)}; "
             f"evaluate with the data that the run was trained on"

@@ -50,11 +50,10 @@ def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> N
     folder.write_resume_state({"network": nn.Linear(4, 4).state_dict()})
     path = folder.path / name
     content = path.read_bytes()
-    if name == "metrics.csv":  # a table cut at a line's end is still a table
-        content = b"epoch,train_loss\n1\n"
-    path.write_bytes({"cut": content[: len(content) * 2 // 3], "garbage": b"\x00\xff" * 40, "empty": b""}[damage])
-    if name == "metrics.csv":
-        path.write_bytes({"cut": content, "garbage": b"epoch\n\xff\xfe\n", "empty": b"epoch\nx\n"}[damage])
+    damaged = {"cut": content[: len(content) * 2 // 3], "garbage": b"\x00\xff" * 40, "empty": b""}
+    if name == "metrics.csv":  # any text is a table of some kind; what is not one:
+        damaged = {"cut": b"epoch,train_loss\n1\n", "garbage": b"epoch\n\xff\xfe\n", "empty": b"epoch\nx\n"}
+    path.write_bytes(damaged[damage])
     read = {
         "recipe.toml": folder.read_recipe,
         "metrics.csv": folder.read_history,

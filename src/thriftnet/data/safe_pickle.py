@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -50,6 +51,7 @@ def load_pickle(source: bytes | Path, name: str | None = None) -> Any:
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror})") from None
     try:
+        _check_lengths(content)
         return _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except _Refused as refused:
         raise DataError(f"{name} {refused}; do not trust this file") from None
@@ -61,6 +63,13 @@ def load_pickle(source: bytes | Path, name: str | None = None) -> Any:
 def field(mapping: Mapping[Any, Any], key: str) -> Any:
     """The value of b'key' or 'key', or None: Python 2 wrote bytes, Python 3 writes str."""
     return mapping.get(key.encode(), mapping.get(key))
+
+
+def _check_lengths(content: bytes) -> None:
+    """Raise ValueError where a length is more than there is: Python's reader would take that much memory first."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+            raise ValueError(f"object number {argument} in {len(content)} bytes")
 
 
 class _Refused(Exception):

@@ -64,7 +64,7 @@ def fit(
     for reason in runtime.reasons:
         folder.log("automatic choice", reason=reason)
     display.start(
-        [f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters", *runtime.reasons],
+        [f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters", *source.notes, *runtime.reasons],
         recipe.training.epochs,
         run.schedule.steps_per_epoch,
         len(run.history),

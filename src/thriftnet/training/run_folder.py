@@ -140,7 +140,7 @@ class RunFolder:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged archive; all mean the same to the user
-            raise self._damaged("resume.pt", str(error).splitlines()[0]) from None
+            raise self._damaged("resume.pt", error) from None
         if not isinstance(state, dict):
             raise self._damaged("resume.pt", "it holds no training state")
         return state
@@ -155,7 +155,9 @@ class RunFolder:
         return path
 
     def _damaged(self, name: str, why: object) -> RunFolderError:
-        return RunFolderError(f"{self.path / name} is damaged ({why}); restore it from a copy or train again")
+        # Libraries explain over several lines, or not at all.
+        reason = " ".join(str(why).split())[:200] or type(why).__name__
+        return RunFolderError(f"{self.path / name} is damaged ({reason}); restore it from a copy or train again")
 
 
 def _number(text: str | None) -> int | float | None:
