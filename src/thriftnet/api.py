@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+import thriftnet
 from thriftnet import inference
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
@@ -188,6 +189,10 @@ def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
     path = Path(out) if out is not None else opened.path / "report.html"
     write_run_report(opened, path)
     return path
+
+
+# Importing the subpackage `report` bound its name in the package, where the function is meant.
+thriftnet.report = report
 
 
 def _opened(run: Run | Path | str) -> Run:

@@ -6,14 +6,17 @@ Exit status: 0 done, 1 the work failed, 2 the input cannot work, 130 or 143 inte
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from thriftnet.errors import ThriftnetError, UserError
+from thriftnet.storage import storage_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,6 +77,7 @@ def train(
                 ("--out", out),
                 ("--budget", budget),
                 ("--set", overrides),
+                ("--protocol", protocol if protocol != "paper" else None),
             )
             if value is not None
         ]
@@ -86,7 +90,7 @@ def train(
         run = api.train(
             recipe, data, out=out, epochs=epochs, seed=seed, budget=budget, overrides=overrides or (), protocol=protocol
         )
-    typer.echo(_outcome(run.result))
+    typer.echo(run.summary())
     typer.echo(str(run.path))
 
 
@@ -215,25 +219,23 @@ def data_info(
     typer.echo(str(out), err=as_json)
 
 
-def _outcome(result: dict[str, object]) -> str:
-    """One line: what was selected how, and its accuracy with the label it must carry."""
-    kept = result["selected"]
-    assert isinstance(kept, dict)
-    text = f"{result['status']} after epoch {result['epochs']}; kept epoch {result['selected_epoch']}"
-    for split in ("validation", "test"):
-        if kept[f"{split}_accuracy"] is not None:
-            label = f"{split} accuracy" + (" (test-selected)" if split == "test" else "")
-            text += f", {label} {kept[f'{split}_accuracy']:.2%}"
-    return text
-
-
 def main() -> None:
     """Entry point: errors raised on purpose become one line on standard error and an exit status."""
     try:
         app()
     except ThriftnetError as error:
-        print(f"thriftnet: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _fail(error)
+    except OSError as error:
+        # Written files have a StorageError of their own; a full disk without a file's name is standard output's.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries once more at its end, and complains
+        _fail(storage_error(Path("standard output"), error, "files already written are complete"))
+
+
+def _fail(error: ThriftnetError) -> NoReturn:
+    print(f"thriftnet: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ class ScheduleConfig(Section):
 
     name: Literal["constant", "cosine", "one_cycle", "multi_step", "plateau"] = "cosine"
     warmup_epochs: NonNegative = 0.0
-    """Linear rise from zero before the schedule proper begins; may be a fraction of an epoch."""
+    """Linear rise from zero to the schedule's first value, before it begins; may be a fraction of an epoch."""
     floor_lr: NonNegative = 0.0
     """Lowest learning rate of `cosine` and `plateau`."""
     half_period_steps: Count | None = None
@@ -338,7 +338,7 @@ class ScheduleConfig(Section):
     half_period_epochs: Count | None = None
     """`cosine`: the same, changed once an epoch."""
     peak_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    """`one_cycle`: share of all steps that the rise takes."""
+    """`one_cycle`: share of its steps that the rise takes."""
     start_divisor: Positive = 25.0
     """`one_cycle`: it starts at lr / start_divisor."""
     end_divisor: Positive = 1e4
@@ -380,8 +380,6 @@ class ScheduleConfig(Section):
             raise ValueError("half_period_steps and half_period_epochs exclude each other; give one")
         if self.name == "multi_step" and not self.milestones_epochs:
             raise ValueError("name = 'multi_step' needs milestones_epochs, for example [60, 80]")
-        if self.name == "one_cycle" and self.warmup_epochs:
-            raise ValueError("one_cycle has its own rise; set peak_fraction instead of warmup_epochs")
         if self.milestones_epochs and list(self.milestones_epochs) != sorted(set(self.milestones_epochs)):
             raise ValueError(f"milestones_epochs = {_plain(self.milestones_epochs)} must rise")
         return self

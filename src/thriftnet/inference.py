@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +35,12 @@ class Measurement:
     split: Split
     weights: Which
     tta: Averaging
-    images: LabelledImages
+    images: LabelledImages = field(repr=False)
     """The split that was measured, uint8 [N, C, H, W] with labels."""
-    logits: Tensor
+    logits: Tensor = field(repr=False)
     """float32 [N, K]."""
-    evaluation: Evaluation
-    context: dict[str, Any]
+    evaluation: Evaluation = field(repr=False)
+    context: dict[str, Any] = field(repr=False)
     """Data set, selection, epoch, seed, device, precision."""
 
     @property
@@ -50,6 +51,12 @@ class Measurement:
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.context, **self.evaluation.as_dict()}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the numbers, the confusion matrix and the most confident mistakes."""
+        suffix = self.path.stem.removeprefix("evaluation-")
+        figures = self.run.figures_html(f"confusion-{suffix}", f"mistakes-{suffix}")
+        return f"<pre>{escape(self.summary())}</pre>{figures}"
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -78,14 +85,26 @@ class Measurement:
 class Predictions:
     """Predicted classes of unlabelled images."""
 
-    ids: tuple[int | str, ...]
-    labels: Tensor
+    ids: tuple[int | str, ...] = field(repr=False)
+    labels: Tensor = field(repr=False)
     """int64 [N]."""
-    probabilities: Tensor
+    probabilities: Tensor = field(repr=False)
     """float32 [N, K]."""
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     """What was found out about the input's layout."""
+
+    def summary(self, rows: int = 10) -> str:
+        """The first predictions as a table."""
+        lines = [f"{'ID':<24} {'class':<16} {'probability':>11}"]
+        for name, label, chances in list(zip(self.ids, self.labels.tolist(), self.probabilities, strict=True))[:rows]:
+            lines.append(f"{name!s:<24} {self.class_names[label][:16]:<16} {float(chances[label]):>11.2%}")
+        more = len(self.ids) - rows
+        return "\n".join(lines + ([f"and {more:,} more"] if more > 0 else []))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<pre>{escape(self.summary())}</pre>"
 
 
 def measure(
@@ -96,7 +115,7 @@ def measure(
     Opening the test split is logged in the run. Raises DataError for data that does not fit the run, RunFolderError
     for a damaged one.
     """
-    network = run.network(weights)
+    network, result = run.network(weights), run.result  # a damaged run shows before the test set is opened
     source = open_source(data or run.data.location, run.data.image_side)
     if len(source.class_names) != len(run.data.class_names):
         raise DataError(
@@ -108,7 +127,6 @@ def measure(
     images = _split(source, run, split)
     logits, runtime = _logits(run, network, images.images, tta)
     evaluation = evaluate_logits(logits, images.labels, run.data.class_names)
-    result = run.result
     context = {
         "split": split,
         "recipe": run.recipe.name,

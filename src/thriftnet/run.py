@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,27 @@ class Run:
     def test_selected(self) -> bool:
         """Whether the test set chose the kept epoch, so that its test accuracy must be labelled."""
         return self.recipe.training.selection == "test"
+
+    def summary(self) -> str:
+        """One line: what was selected how, and its accuracy with the label it must carry."""
+        result = self.result
+        text = f"{result['status']} after epoch {result['epochs']}; kept epoch {result['selected_epoch']}"
+        for split, label in (("validation", "validation accuracy"), ("test", "test accuracy (test-selected)")):
+            accuracy = result["selected"][f"{split}_accuracy"]
+            if accuracy is not None:
+                text += f", {label} {accuracy:.2%}"
+        return text
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the outcome and the curves."""
+        text = f"<p><code>{escape(str(self.path))}</code>: {escape(self.summary())}</p>"
+        return text + self.figures_html("curves", "learning-rate")
+
+    def figures_html(self, *names: str) -> str:
+        """Figures of the run as HTML that stands alone; one that was never drawn is left out."""
+        paths = (self.path / "figures" / f"{name}.png" for name in names)
+        images = (b64encode(path.read_bytes()).decode() for path in paths if path.is_file())
+        return "".join(f'<img src="data:image/png;base64,{image}" style="max-width: 100%">' for image in images)
 
     def network(self, weights: Which = "selected") -> nn.Module:
         """The trained network in evaluation mode on the CPU: normalised [N, C, H, W] -> logits [N, K]."""

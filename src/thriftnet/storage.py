@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thriftnet.errors import StorageError
@@ -22,7 +22,7 @@ _REASONS = {
     errno.EFBIG: ("the file is larger than the system allows", "choose another folder"),
     errno.EACCES: ("permission denied", "choose a folder that you may write to"),
     errno.EPERM: ("permission denied", "choose a folder that you may write to"),
-    errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.EROFS: ("the file system is read-only", "use another folder, or a copy of this one elsewhere"),
     errno.ENOENT: ("its folder does not exist", "create it or choose another"),
     errno.ENOTDIR: ("a part of its path is a file, not a folder", "choose another path"),
     errno.EEXIST: ("a file of that name is in the way", "choose another path"),
@@ -61,6 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if not stat.S_ISREG(kind):
+            safe = "a part may have been written"
             yield path
             return
         # A link keeps pointing where it did: its target is replaced.
@@ -79,7 +80,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise storage_error(path, error, safe) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            # Where even this is refused (a read-only file system), the write has said so already.
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

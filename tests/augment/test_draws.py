@@ -66,9 +66,9 @@ def test_uniform_is_uniform_along_every_part_of_the_key():
     samples = {
         "index": Draws(0, 0, torch.arange(50_000)).uniform("a"),
         "position": Draws(0, 0, one).uniform("a", 50_000),
-        "epoch": torch.cat([Draws(0, epoch, one).uniform("a", 25) for epoch in range(2_000)]),
-        "seed": torch.cat([Draws(seed, 0, one).uniform("a", 25) for seed in range(2_000)]),
-        "stream": torch.cat([Draws(0, 0, one).uniform(f"{stream}.op", 25) for stream in range(2_000)]),
+        "epoch": torch.cat([Draws(0, epoch, one).uniform("a", 100) for epoch in range(500)]),
+        "seed": torch.cat([Draws(seed, 0, one).uniform("a", 100) for seed in range(500)]),
+        "stream": torch.cat([Draws(0, 0, one).uniform(f"{stream}.op", 100) for stream in range(500)]),
     }
     for part, sample in samples.items():
         assert sample.dtype == torch.float32

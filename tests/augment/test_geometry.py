@@ -136,11 +136,21 @@ def test_composed_maps_are_one_map_after_the_other():
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_an_absurd_zoom_shows_nothing_but_fill_around_the_centre(interpolation: str):
+    """At this scale the step from pixel to pixel, in fixed point, is 2^32: in int32 it would be 0."""
     images = torch.ones(1, 3, 256, 256)
     one = torch.ones(1)
-    maps = geometry.rotation_maps(30 * one, 1e-7 * one, 0 * one, 0 * one, 256, 256)
+    maps = geometry.rotation_maps(0 * one, one / 2**16, 0 * one, 0 * one, 256, 256)
     seen = geometry.resample(images, maps, interpolation, 0.25)
     assert (seen == 0.25).all()
+
+
+def test_white_stays_white():
+    """The weights of the four neighbours may add up to more than 1."""
+    one = torch.ones(64)
+    maps = geometry.rotation_maps(torch.linspace(-180, 180, 64), 1.3 * one, 0 * one, 0 * one, 33, 33)
+    seen = geometry.resample(torch.ones(64, 1, 33, 33), maps, "bilinear", 1.0)
+    assert seen.max() == 1
+    assert seen.min() > 1 - 1e-6
 
 
 @settings(max_examples=30)

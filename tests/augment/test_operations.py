@@ -107,15 +107,26 @@ def reference_window(side: int, scale: tuple[float, float], ratio: tuple[float, 
     raise AssertionError("the scales and ratios of this test always fit within ten attempts")
 
 
-def test_resized_crop_windows_are_distributed_as_by_the_reference_rule():
-    scale, ratio, side = (0.08, 1.0), (3 / 4, 4 / 3), 32
-    windows = RandomResizedCrop(ResizedCropConfig(op="random_resized_crop"), "0").windows(DRAWS, side, side)
+@pytest.mark.parametrize(("scale", "ratio"), [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.02, 0.1), (1 / 6, 6.0))])
+def test_resized_crop_windows_are_distributed_as_by_the_reference_rule(
+    scale: tuple[float, float], ratio: tuple[float, float]
+):
+    settings = ResizedCropConfig(op="random_resized_crop", scale=scale, ratio=ratio)
+    windows = RandomResizedCrop(settings, "0").windows(DRAWS, 32, 32)
     random.seed(0)
-    reference = torch.tensor([reference_window(side, scale, ratio) for _ in range(COUNT)]).unbind(1)
+    reference = torch.tensor([reference_window(32, scale, ratio) for _ in range(COUNT)]).unbind(1)
     for drawn, expected in zip(windows, reference, strict=True):
         both = torch.stack([torch.bincount(drawn, minlength=33), torch.bincount(expected, minlength=33)])
         common = both[:, both.sum(dim=0) >= 10]
         assert stats.chi2_contingency(common.numpy()).pvalue > SMALLEST_P
+
+
+def test_resized_crop_windows_lie_anywhere():
+    settings = ResizedCropConfig(op="random_resized_crop", scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    left, top, width, height = RandomResizedCrop(settings, "0").windows(DRAWS, 16, 16)
+    assert (width == 8).all()
+    assert (height == 8).all()
+    assert equally_likely(left * 9 + top, 81)
 
 
 @settings(max_examples=50)

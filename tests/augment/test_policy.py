@@ -121,13 +121,20 @@ def test_fused_is_exact_for_flips_and_one_crop():
 
 
 def test_fused_differs_from_exact_nearest_only_where_the_frame_cut_the_image():
-    """Away from the borders, a rotation, a flip and a crop in one resampling show the same pixels as one after the other."""
+    """Away from the borders, rotation, flip and crop in one resampling show the same pixels as in turn."""
     ops = (ROTATION, FLIP, CROP)
     images = noise(200)
     exact, fused = (policy(*ops, geometry=geometry)(images, draws(200)) for geometry in ("exact", "fused"))
     apart = (exact != fused).any(dim=1)
     assert apart.any()
     assert apart[:, 8:24, 8:24].float().mean() < 1e-4  # ties of the fixed-point coordinates
+
+
+def test_fused_is_bilinear_where_one_of_its_operations_is():
+    ops = (FLIP, {**ROTATION, "interpolation": "bilinear"})
+    images = noise(64)
+    exact, fused = (policy(*ops, geometry=geometry)(images, draws(64)) for geometry in ("exact", "fused"))
+    torch.testing.assert_close(fused[..., 8:24, 8:24], exact[..., 8:24, 8:24], atol=1e-4, rtol=0)
 
 
 def test_fused_shows_what_the_frame_would_have_cut():

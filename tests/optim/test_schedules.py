@@ -114,6 +114,14 @@ def test_warmup_rises_linearly_to_the_full_rate_then_hands_over(values: dict[str
     assert ours.lr(10) == pytest.approx(0.1)
 
 
+def test_one_cycle_after_warmup_is_the_shorter_cycle() -> None:
+    ours = schedule(name="one_cycle", warmup_epochs=2.0, cycle_momentum=[0.85, 0.95])
+    shorter = schedule(name="one_cycle", epochs=4, cycle_momentum=[0.85, 0.95])
+    assert [ours.lr(step + 14) for step in range(28)] == [shorter.lr(step) for step in range(28)]
+    assert [ours.lr(step) for step in range(14)] == pytest.approx([0.1 / 25 * (step + 1) / 14 for step in range(14)])
+    assert ours.momentum(0) == 0.95
+
+
 def test_cosine_after_warmup_uses_the_remaining_steps() -> None:
     ours = schedule(name="cosine", warmup_epochs=1.0)
     assert ours.lr(7 + 35 // 2) == pytest.approx(0.05 * (1 + math.cos(math.pi * 17 / 35)))

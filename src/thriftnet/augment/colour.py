@@ -28,9 +28,7 @@ def jitter(images: Tensor, factors: dict[str, Tensor], order: Tensor) -> Tensor:
         )
     names = list(factors)
     idle = torch.ones_like(images[:, 0, 0, 0])
-    is_blend = [name in ("brightness", "contrast") or (name == "saturation" and channels == 3) for name in names]
-    table = torch.stack([factors[name] if blend else idle for name, blend in zip(names, is_blend, strict=True)], dim=1)
-    factor = table.gather(1, order)
+    factor = torch.stack([idle if name == "hue" else factors[name] for name in names], dim=1).gather(1, order)
     takes_mean = _turns(order, names, "contrast")
     takes_gray = _turns(order, names, "saturation")
     if "hue" not in names or channels == 1:

@@ -141,7 +141,7 @@ class CifarSource(Source):
         records = np.frombuffer(content, np.uint8).reshape(-1, record)
         labels = torch.from_numpy(records[:, self._layout.label_bytes - 1].astype(np.int64))
         check_label_range(labels, len(self.class_names), where)
-        images = np.ascontiguousarray(records[:, self._layout.label_bytes :])
+        images = records[:, self._layout.label_bytes :].copy()
         return torch.from_numpy(images.reshape(-1, CHANNELS, SIDE, SIDE)), labels
 
     def _names_from(self, content: bytes) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ def decode(encoded: Encoded, channels: int, side: int | None) -> np.ndarray:
     """The image as uint8 [channels, H, W]; H = W = `side` unless `side` is None. Raises UnreadableImage."""
     with _opened(encoded) as image:
         if side is not None:
-            # Only JPEG obeys: its decoder then leaves out detail beyond four times the side. For a photo of 14 megapixels
-            # that took 0.02 s instead of 0.15 s, and no value moved by more than 2 of 255.
+            # Only JPEG obeys: its decoder then leaves out detail beyond four times the side. For a photo of 14
+            # megapixels that took 0.02 s instead of 0.15 s, and no value moved by more than 2 of 255.
             image.draft(None, (4 * side, 4 * side))
         image.load()
         return to_planes(resize(_converted(_upright(image), channels), side))

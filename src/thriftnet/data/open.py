@@ -24,22 +24,24 @@ def open_source(data: str | None, image_side: int | None = None) -> Source:
     CIFAR folder or tar.gz, a Parquet file or folder, an `.npz`, or a folder of class folders. `image_side`: pixels to
     resize to; None keeps the data's own side (32 for image folders). Raises DataError.
     """
-    given = data or os.environ.get(VARIABLE) or "digits"
+    given = (os.environ.get(VARIABLE) or "digits") if data is None else data
     if given == "digits":
         return DigitsSource(image_side)
     if given in ARCHIVES:
         return CifarSource(fetch(given), image_side)
-    path = Path(given).expanduser()
-    if not path.exists():
-        from_where = "" if data else f" ({VARIABLE} says so)"
-        raise DataError(
-            f"there is no data at {given}{from_where}{nearest(given, NAMES)}; give the path of a set, or one of "
-            f"{', '.join(NAMES)}"
-        )
+    if not given.strip():
+        raise DataError(f"the data set's name is empty; give the path of a set, or one of {', '.join(NAMES)}")
     try:
+        path = Path(given).expanduser()
+        if not path.exists():
+            from_where = f" ({VARIABLE} says so)" if data is None else ""
+            raise DataError(
+                f"there is no data at {given}{from_where}{nearest(given, NAMES)}; give the path of a set, or one of "
+                f"{', '.join(NAMES)}"
+            )
         return _open_folder(path, image_side) if path.is_dir() else _open_file(path, image_side)
-    except PermissionError as error:
-        raise DataError(f"{error.filename} may not be read; change its permissions") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that nobody has
+        raise DataError(f"{given} cannot be opened ({error}); check its path and permissions") from None
 
 
 def _open_folder(path: Path, image_side: int | None) -> Source:

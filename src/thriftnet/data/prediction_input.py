@@ -46,7 +46,13 @@ class Unlabelled:
 
 def read_unlabelled(path: Path, channels: int, image_side: int) -> Unlabelled:
     """Read images for a network of `channels` and `image_side` pixels. Raises DataError where they cannot be used."""
-    path = path.expanduser()
+    try:
+        return _read(path, channels, image_side)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error}); check its path and permissions") from None
+
+
+def _read(path: Path, channels: int, image_side: int) -> Unlabelled:
     if not path.exists():
         raise DataError(f"there is nothing at {path}; give a pickle, a folder of images, a .parquet or a .npz file")
     if path.is_dir() or path.suffix.lower() in ENDINGS:

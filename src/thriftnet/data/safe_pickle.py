@@ -68,7 +68,7 @@ def field(mapping: Mapping[Any, Any], key: str) -> Any:
 def _check_lengths(content: bytes) -> None:
     """Raise ValueError where a length is more than there is: Python's reader would take that much memory first."""
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
             raise ValueError(f"object number {argument} in {len(content)} bytes")
 
 
@@ -156,10 +156,12 @@ def _empty_array(kind: object, shape: object, code: object) -> np.ndarray:
     return np.empty(0, np.int8).view(_Restored)
 
 
-def _array_from_buffer(raw: object, elements: object, shape: object, order: object) -> np.ndarray:
-    if not isinstance(elements, _Elements) or order not in ("C", "F"):
+def _array_from_buffer(raw: object, elements: object, shape: object, order: object, axes: Any = None) -> np.ndarray:
+    """Order `K`, which newer NumPy writes, is C with the axes then permuted."""
+    if not isinstance(elements, _Elements) or order not in ("C", "F", "K") or (order == "K") != isinstance(axes, tuple):
         raise _Refused("makes an array in a form that is not known to be safe")
-    return elements.array(shape, raw, order == "F")
+    array = elements.array(shape, raw, order == "F")
+    return array.transpose(axes) if order == "K" else array
 
 
 def _scalar(elements: object, raw: object) -> object:

@@ -34,7 +34,7 @@ class Schedule:
     def lr(self, step: int, monitored_losses: Sequence[float] = ()) -> float:
         """The learning rate of update `step`; `plateau` also reads the monitored loss of each completed epoch."""
         if step < self.warmup_steps:
-            return self.base_lr * (step + 1) / self.warmup_steps
+            return self.lr(self.warmup_steps) * (step + 1) / self.warmup_steps
         shape = {
             "constant": lambda: self.base_lr,
             "cosine": lambda: self._cosine(step),
@@ -49,7 +49,7 @@ class Schedule:
         if self.config.cycle_momentum is None:
             return None
         low, high = self.config.cycle_momentum
-        return self._two_phases(step, high, low, high)
+        return self._two_phases(max(step, self.warmup_steps), high, low, high)
 
     def _cosine(self, step: int) -> float:
         """floor + (base - floor) (1 + cos(pi t / T)) / 2 (arXiv 1608.03983, equation 5, without restarts).
@@ -70,8 +70,9 @@ class Schedule:
         return self._two_phases(step, start, self.base_lr, start / self.config.end_divisor)
 
     def _two_phases(self, step: int, start: float, middle: float, end: float) -> float:
-        peak_step = self.config.peak_fraction * self.total_steps - 1
-        last_step = self.total_steps - 1
+        step -= self.warmup_steps
+        steps = self.total_steps - self.warmup_steps
+        peak_step, last_step = self.config.peak_fraction * steps - 1, steps - 1
         if step <= peak_step:
             return self._anneal(start, middle, step / peak_step)
         # A run so short that the peak is its last step has nothing to fall through.

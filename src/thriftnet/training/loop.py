@@ -24,7 +24,7 @@ from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.normalize import normalize
 from thriftnet.data.prepare import TrainingData, prepare
-from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError
+from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, StorageError
 from thriftnet.evaluation.predict import predict_logits
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.build import build_model, check_recipe_network
@@ -32,7 +32,7 @@ from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.schedules import Schedule
 from thriftnet.training.interruption import StopRequest, watch_signals
-from thriftnet.training.progress import Display
+from thriftnet.training.progress import STEPS_PER_REPORT, Display
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.training.step import Learner, train_step
 
@@ -53,25 +53,36 @@ def fit(
     runtime = runtimes.resolve(recipe.runtime)
     if not resume:
         folder.create()
-    data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
-    run = _Run(recipe, runtime, data, source, folder)
-    if resume and (folder.has("resume.pt") or folder.has("metrics.csv")):
-        run.restore()
-        folder.log("resumed", epoch=len(run.history), environment=runtimes.environment(runtime))
-    else:
-        run.describe(source)
-        folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
-    for reason in runtime.reasons:
-        folder.log("automatic choice", reason=reason)
-    display.start(
-        [f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters", *source.notes, *runtime.reasons],
-        recipe.training.epochs,
-        run.schedule.steps_per_epoch,
-        len(run.history),
-    )
     try:
+        data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
+        run = _Run(recipe, runtime, data, source, folder)
+    except BaseException:
+        if not resume:
+            folder.discard()
+        raise
+    try:
+        if resume and folder.has_epoch:
+            run.restore(source)
+            folder.log("resumed", epoch=len(run.history), environment=runtimes.environment(runtime))
+        else:
+            run.describe(source)
+            folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
+        for reason in runtime.reasons:
+            folder.log("automatic choice", reason=reason)
+        display.start(
+            [
+                f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters",
+                *source.notes,
+                *runtime.reasons,
+            ],
+            recipe.training.epochs,
+            run.schedule.steps_per_epoch,
+            len(run.history),
+        )
         with watch_signals() as request:
             run.train(display, request)
+    except StorageError as error:
+        raise StorageError(f"{error}; {run.what_is_saved()}") from None
     finally:
         display.stop()
     return data
@@ -126,6 +137,7 @@ class _Run:
         )
         self.history: list[dict[str, Any]] = []
         self.selection = _Selection()
+        self.saved_epochs = 0
 
     @property
     def evaluated_network(self) -> nn.Module:
@@ -151,8 +163,11 @@ class _Run:
             display.epoch(row, selected)
         self.folder.log("finished", status=status, epoch=len(self.history))
 
-    def restore(self) -> None:
-        """Take up the state of the last completed epoch. Raises RunFolderError where recipe or data differ."""
+    def restore(self, source: Source) -> None:
+        """Take up the state of the last completed epoch, and write again what follows from it.
+
+        Raises RunFolderError where recipe or data differ, or a file that only training can make is missing or damaged.
+        """
         state = self.folder.read_resume_state()
         expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
         for what, fingerprint in expected.items():
@@ -170,10 +185,15 @@ class _Run:
                 self.learner.average.updates = state["average_updates"]
             self.history = state["history"]
             self.selection = _Selection(**state["selection"])
+            self.saved_epochs = len(self.history)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise RunFolderError(
                 f"{self.folder.path / 'resume.pt'} does not fit this recipe ({error}); restore it or train again"
             ) from None
+        self.folder.read_weights("selected")
+        # A kill between two files of an epoch leaves them apart, and the data may have moved.
+        self.folder.write_json("data.json", describe_data(source, self.data))
+        self._write_outcome(self._status())
 
     def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
         training = self.recipe.training
@@ -181,7 +201,8 @@ class _Run:
         self.learner.network.train()
         first_step = (epoch - 1) * self.schedule.steps_per_epoch
         monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
-        loss_sum = torch.zeros((), device=self.runtime.device, dtype=torch.float64)
+        exact = torch.float32 if self.runtime.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        loss_sum = torch.zeros((), device=self.runtime.device, dtype=exact)
         correct_sum = torch.zeros((), device=self.runtime.device, dtype=torch.int64)
         seen = 0
         started = time.perf_counter()
@@ -200,7 +221,7 @@ class _Run:
             loss_sum += loss * len(labels)
             correct_sum += correct
             seen += len(labels)
-            if step % 10 == 9:
+            if step % STEPS_PER_REPORT == STEPS_PER_REPORT - 1:
                 # Reading these waits for the device, so not at every step.
                 elapsed_s = time.perf_counter() - started
                 display.step(epoch, float(loss_sum) / seen, int(correct_sum) / seen, seen / elapsed_s)
@@ -285,7 +306,6 @@ class _Run:
         epoch = len(self.history)
         if selected:
             self.folder.write_weights("selected", self.evaluated_network, epoch)
-        self.folder.write_weights("last", self.evaluated_network, epoch)
         average = self.learner.average
         self.folder.write_resume_state(
             {
@@ -300,6 +320,12 @@ class _Run:
                 "selection": asdict(self.selection),
             }
         )
+        self.saved_epochs = epoch
+        self._write_outcome(status)
+
+    def _write_outcome(self, status: str) -> None:
+        """What can be made again from the resume state."""
+        self.folder.write_weights("last", self.evaluated_network, len(self.history))
         self.folder.write_history(self.history)
         self.folder.write_json("result.json", self._result(status))
 
@@ -324,20 +350,24 @@ class _Run:
         }
 
     def _interrupted(self, signal_number: int) -> Interrupted:
-        done = len(self.history)
-        self.folder.log("interrupted", signal=signal_number, epoch=done)
-        saved = f"epoch {done} of {self.recipe.training.epochs} is saved" if done else "no epoch was completed yet"
-        return Interrupted(
-            f"interrupted; {saved}; go on with: thriftnet train --resume {self.folder.path}", signal_number
-        )
+        self.folder.log("interrupted", signal=signal_number, epoch=self.saved_epochs)
+        return Interrupted(f"interrupted; {self.what_is_saved()}", signal_number)
+
+    def what_is_saved(self) -> str:
+        """For a message, with the command that goes on."""
+        return f"{self._saved()}; go on with: {self.folder.resume_command}"
+
+    def _saved(self) -> str:
+        if self.saved_epochs == 0:
+            return "no epoch was completed yet"
+        return f"epoch {self.saved_epochs} of {self.recipe.training.epochs} is saved"
 
     def _stopped_by(self, error: NonFiniteLossError, epoch: int, step: int, lr: float) -> NonFiniteLossError:
         self.folder.log("non-finite loss", epoch=epoch, step=step, lr=lr)
-        saved = f"the weights after epoch {epoch - 1} are saved" if epoch > 1 else "no epoch was completed"
         return NonFiniteLossError(
             f"{error} in epoch {epoch}, step {step + 1} of {self.schedule.steps_per_epoch} (lr {lr:.3g}); "
-            f"the update was not made and {saved}; lower optimizer.lr, add schedule.warmup_epochs or set "
-            f"optimizer.clip_norm=1.0"
+            f"the update was not made and {self._saved()}; start a new run with a lower optimizer.lr, "
+            f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
 
 

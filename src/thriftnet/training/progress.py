@@ -10,13 +10,16 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+STEPS_PER_REPORT = 10  # reading the loss waits for the device, so not at every step
+
 
 class Display(Protocol):
     """What the loop tells while it works."""
 
     def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None: ...
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None: ...
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        """Every STEPS_PER_REPORT steps; loss and accuracy are the epoch's so far."""
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None: ...
 
@@ -53,8 +56,7 @@ class LiveDisplay:
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}"),
-            TextColumn("{task.fields[images_per_s]:,.0f} images/s"),
+            TextColumn("{task.fields[measured]}"),
             TimeRemainingColumn(),
             console=self.console,
         )
@@ -70,15 +72,14 @@ class LiveDisplay:
                 completed=epochs_done * steps_per_epoch,
                 epoch=epochs_done + 1,
                 epochs=epochs,
-                loss=float("nan"),
-                accuracy=0.0,
-                images_per_s=0.0,
+                measured="",
             )
             self.bar.start()
 
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         if self.live:
-            self.bar.update(self.task, advance=1, epoch=epoch, loss=loss, accuracy=accuracy, images_per_s=images_per_s)
+            measured = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_s:,.0f} images/s"
+            self.bar.update(self.task, advance=STEPS_PER_REPORT, epoch=epoch, measured=measured)
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
         parts = [
@@ -90,6 +91,8 @@ class LiveDisplay:
                 parts.append(f"{label} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:.2%}")
         parts.append(f"{row['images_per_s']:,.0f} images/s")
         self._print("  ".join(parts) + ("  *" if selected else ""))
+        if self.live:
+            self.bar.update(self.task, completed=row["steps"])
 
     def stop(self) -> None:
         if self.live:

@@ -11,9 +11,11 @@ Every file but events.jsonl is written atomically: it is complete or absent.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +33,9 @@ from thriftnet.errors import RecipeError, RunFolderError
 from thriftnet.storage import storage_error, write_atomic
 
 Which = Literal["selected", "last"]
+
+REMADE_ON_RESUME = ("data.json", "last.safetensors", "metrics.csv", "result.json")
+AFTER_AN_EPOCH = ("resume.pt", "last.safetensors", "metrics.csv", "result.json")
 
 
 class RunFolder:
@@ -53,6 +58,13 @@ class RunFolder:
             raise storage_error(self.path, error, "nothing was trained") from None
         # Found out now rather than after the first epoch.
         write_atomic(self.path / "events.jsonl", "")
+
+    def discard(self) -> None:
+        """Take away what `create` made, so that the same command can be given again."""
+        # It runs while another error is on its way to the user, and that one matters more.
+        with contextlib.suppress(OSError):
+            (self.path / "events.jsonl").unlink()
+            self.path.rmdir()
 
     def require(self) -> None:
         """Raise RunFolderError unless this looks like a run folder."""
@@ -78,6 +90,15 @@ class RunFolder:
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
+    @property
+    def has_epoch(self) -> bool:
+        """Whether anything is left of a completed epoch, so that training from the beginning would destroy it."""
+        return any(map(self.has, AFTER_AN_EPOCH))
+
+    @property
+    def resume_command(self) -> str:
+        return f"thriftnet train --resume {shlex.quote(str(self.path))}"
+
     def write_recipe(self, recipe: RecipeConfig) -> None:
         write_atomic(self.path / "recipe.toml", recipes.to_toml(recipe))
 
@@ -98,10 +119,10 @@ class RunFolder:
 
     def read_history(self) -> list[dict[str, Any]]:
         """Rows of metrics.csv with numbers as numbers and empty cells as None; empty before the first epoch."""
-        if not self.has("metrics.csv"):
+        if not self.has_epoch:
             return []
         try:
-            with (self.path / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            with self._existing("metrics.csv").open(encoding="utf-8", newline="") as file:
                 return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         except (OSError, ValueError, TypeError) as error:
             raise self._damaged("metrics.csv", error) from None
@@ -114,7 +135,7 @@ class RunFolder:
             with path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise storage_error(path, error, "the epochs already saved are safe") from None
+            raise storage_error(path, error, "what the run already holds is safe") from None
 
     def write_weights(self, which: Which, network: nn.Module, epoch: int) -> None:
         """All parameters and buffers, fp32, contiguous; the epoch is in the file's metadata."""
@@ -148,16 +169,25 @@ class RunFolder:
     def _existing(self, name: str) -> Path:
         path = self.path / name
         if not path.is_file():
-            raise RunFolderError(
-                f"run folder {self.path} has no {name}: not a run folder, or the run was cut off before its first "
-                f"epoch ended; restore the file or train again"
-            )
+            raise RunFolderError(f"run folder {self.path} has no {name}; {self._remedy(name)}")
         return path
 
     def _damaged(self, name: str, why: object) -> RunFolderError:
         # Libraries explain over several lines, or not at all.
         reason = " ".join(str(why).split())[:200] or type(why).__name__
-        return RunFolderError(f"{self.path / name} is damaged ({reason}); restore it from a copy or train again")
+        return RunFolderError(f"{self.path / name} is damaged ({reason}); {self._remedy(name)}")
+
+    def _remedy(self, name: str) -> str:
+        if name == "recipe.toml":
+            return "give the folder that `thriftnet train` printed, or restore the file from a copy"
+        if name in REMADE_ON_RESUME and self.has("resume.pt"):
+            data = " --data DATA" if name == "data.json" else ""
+            return f"make it again with: {self.resume_command}{data}"
+        if not self.has_epoch:
+            return f"no epoch was completed yet; go on with: {self.resume_command}"
+        if name == "resume.pt":
+            return "to evaluate and predict it is not needed, but to go on restore it from a copy or train again"
+        return "restore it from a copy or train again"
 
 
 def _number(text: str | None) -> int | float | None:

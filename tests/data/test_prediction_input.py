@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from thriftnet.data.prediction_input import Unlabelled, read_unlabelled
+from thriftnet.errors import DataError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+
+
+def read(path: Path, channels: int = 3, side: int = 32) -> Unlabelled:
+    return read_unlabelled(path, channels, side)
+
+
+def pickled(folder: Path, content: Any, protocol: int = 4) -> Path:
+    path = folder / "custom.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("array", "note"),
+    [
+        (IMAGES.reshape(4, 3072), "4x3072: flat rows, channel by channel"),
+        (IMAGES, "4x3x32x32: channels first"),
+        (IMAGES.transpose(0, 2, 3, 1), "4x32x32x3: channels last"),
+        (IMAGES.astype(np.int64), "4x3x32x32: channels first"),
+    ],
+)
+@pytest.mark.parametrize("key", [str, str.encode])
+def test_the_courses_pickle_in_every_layout(tmp_path: Path, array: np.ndarray, note: str, key: Any) -> None:
+    for protocol in range(6):
+        content = {key("data"): array, key("ids"): np.array([7, 3, 9, 1])}
+        found = read(pickled(tmp_path, content, protocol))
+        assert np.array_equal(found.images.numpy(), IMAGES)
+        assert found.ids == (7, 3, 9, 1)
+        assert found.notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([4, 3, 2, 1], (4, 3, 2, 1)),
+        (("a", "b", "c", "d"), ("a", "b", "c", "d")),
+        ([b"a", b"b", b"c", b"d"], ("a", "b", "c", "d")),
+        (np.array(["a", "b", "c", "d"]), ("a", "b", "c", "d")),
+        (np.array([[4], [3], [2], [1]], np.uint16), (4, 3, 2, 1)),
+    ],
+)
+def test_ids_of_every_kind(tmp_path: Path, ids: Any, expected: tuple[Any, ...]) -> None:
+    found = read(pickled(tmp_path, {b"data": IMAGES, b"ids": ids}))
+    assert found.ids == expected
+    assert [type(value) for value in found.ids] == [type(value) for value in expected]
+
+
+def test_without_ids_images_are_numbered_and_a_note_says_so(tmp_path: Path) -> None:
+    for content in ({b"data": IMAGES}, IMAGES, {"data": IMAGES, "ids": None}):
+        found = read(pickled(tmp_path, content))
+        assert found.ids == (0, 1, 2, 3)
+        assert found.notes[-1] == "no ids: images are numbered from 0"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({b"data": IMAGES, b"ids": [1, 2, 2, 3]}, r"ids: the id 2 appears more than once; ids must differ"),
+        ({b"data": IMAGES, b"ids": [1, "1", 2, 3]}, r"the id 1 appears more than once"),
+        ({b"data": IMAGES, b"ids": [1, 2]}, r"ids: 2 ids for 4 images"),
+        ({b"data": IMAGES, b"ids": 5}, r"ids: int ids for 4 images"),
+        ({b"data": IMAGES, b"ids": [1, 2, 3, 0.5]}, r"0\.5 is no id; ids are whole numbers or text"),
+        ({b"data": IMAGES.reshape(4, -1)[:, :-1]}, r"data has rows of 3071 values"),
+        ({b"data": IMAGES / 255}, r"data holds float64"),
+        ({b"images": IMAGES}, r"holds b'images'; expected a dict with b'data' \(an array\) and b'ids'"),
+        ({}, r"holds nothing; expected a dict"),
+        ({b"data": [[1, 2]]}, r"expected a dict with b'data' \(an array\)"),
+        ([1, 2], r"holds list; expected a dict"),
+    ],
+)
+def test_unusable_pickles_are_said(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(DataError, match=rf"custom\.pkl.*{message}"):
+        read(pickled(tmp_path, content))
+
+
+class _Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
+    path = pickled(tmp_path, {b"data": IMAGES, b"ids": _Attack(tmp_path / "ran")})
+    with pytest.raises(DataError, match=r"custom\.pkl wants to use \w+\.mkdir.*nothing of it was run"):
+        read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_other_sizes_and_channels_are_converted_and_noted(tmp_path: Path) -> None:
+    path = pickled(tmp_path, {b"data": IMAGES, b"ids": [1, 2, 3, 4]})
+    small = read(path, channels=1, side=16)
+    assert small.images.shape == (4, 1, 16, 16)
+    assert "resized from 32x32 to 16x16 pixels" in small.notes[1]
+    assert small.notes[2] == "colour turned to grey"
+    grey = read(pickled(tmp_path, {b"data": IMAGES[:, 0], b"ids": [1, 2, 3, 4]}))
+    assert np.array_equal(grey.images.numpy(), np.repeat(IMAGES[:, :1], 3, axis=1))
+    assert grey.notes == ("4x32x32: grey images", "grey repeated in three channels")
+
+
+def picture(path: Path, index: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(IMAGES[index].transpose(1, 2, 0).copy()).save(path)
+
+
+def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for index, name in enumerate(("b.png", "a.png", "c/d.png", "10.png")):
+        picture(tmp_path / name, index)
+    found = read(tmp_path)
+    assert found.ids == ("10.png", "a.png", "b.png", "c/d.png")
+    assert np.array_equal(found.images.numpy(), IMAGES[[3, 1, 0, 2]])
+    assert found.notes == ("4 images, in the order of their names",)
+    (tmp_path / "notes.txt").write_text("")
+    assert "notes.txt" in read(tmp_path).notes[1]
+
+
+def test_one_image(tmp_path: Path) -> None:
+    picture(tmp_path / "a.PNG")
+    found = read(tmp_path / "a.PNG")
+    assert found.ids == ("a.PNG",)
+    assert found.images.shape == (1, 3, 32, 32)
+
+
+def test_a_corrupt_image_among_good_ones_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read: \S*b\.png \(not a PNG, JPEG or WebP image\)"):
+        read(tmp_path)
+
+
+def parquet(path: Path, **more: Any) -> Path:
+    encoded = []
+    for index in range(4):
+        picture(path.parent / "x.png", index)
+        encoded.append({"bytes": (path.parent / "x.png").read_bytes(), "path": None})
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"img": pa.array(encoded, kind), **more}), path)
+    return path
+
+
+@pytest.mark.parametrize(("column", "ids"), [("id", [5, 6, 7, 8]), ("ID", ["a", "b", "c", "d"])])
+def test_parquet_with_ids(tmp_path: Path, column: str, ids: list[Any]) -> None:
+    found = read(parquet(tmp_path / "x.parquet", **{column: ids}))
+    assert np.array_equal(found.images.numpy(), IMAGES)
+    assert found.ids == tuple(ids)
+    assert found.notes == ("4 images from column img", f"ids from column {column}")
+
+
+def test_parquet_without_ids_or_with_labels_is_numbered(tmp_path: Path) -> None:
+    found = read(parquet(tmp_path / "x.parquet", label=[0, 1, 2, 3]))
+    assert found.ids == (0, 1, 2, 3)
+    with pytest.raises(DataError, match="the id 5 appears more than once"):
+        read(parquet(tmp_path / "x.parquet", id=[5, 5, 6, 7]))
+    with pytest.raises(DataError, match="None is no id"):
+        read(parquet(tmp_path / "x.parquet", id=[5, None, 6, 7]))
+
+
+@pytest.mark.parametrize("key", ["images", "data", "x_test", "test_images"])
+def test_npz(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, **{key: IMAGES, "ids": np.array([4, 3, 2, 1])})
+    found = read(path)
+    assert np.array_equal(found.images.numpy(), IMAGES)
+    assert found.ids == (4, 3, 2, 1)
+    np.savez(path, **{key: IMAGES.transpose(0, 2, 3, 1)})
+    assert read(path).ids == (0, 1, 2, 3)
+    assert np.array_equal(read(path).images.numpy(), IMAGES)
+    np.savez(path, pictures=IMAGES)
+    with pytest.raises(DataError, match="holds pictures; name the array of images `images`"):
+        read(path)
+
+
+def test_what_is_nothing_of_this_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is nothing at .*missing; give a pickle, a folder of images"):
+        read(tmp_path / "missing")
+    with pytest.raises(DataError, match=r"has no images; PNG, JPEG and WebP can be predicted"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"cannot be opened \(.*too long"):
+        read(tmp_path / ("x" * 1000))
+    (tmp_path / "x.csv").write_text("ID,Label\n")
+    with pytest.raises(DataError, match=r"x\.csv is no readable pickle"):
+        read(tmp_path / "x.csv")
+    empty = parquet(tmp_path / "x.parquet")
+    pq.write_table(pq.read_table(empty).slice(0, 0), empty)
+    with pytest.raises(DataError, match="has no rows; there is nothing to predict"):
+        read(empty)
