@@ -136,10 +136,10 @@ def test_composed_maps_are_one_map_after_the_other():
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_an_absurd_zoom_shows_nothing_but_fill_around_the_centre(interpolation: str):
-    """At this scale the step from pixel to pixel, in fixed point, is 2^32: in int32 it would be 0."""
+    """At this scale the step from pixel to pixel, in fixed point, is 2^33: int32 would make it 0."""
     images = torch.ones(1, 3, 256, 256)
     one = torch.ones(1)
-    maps = geometry.rotation_maps(0 * one, one / 2**16, 0 * one, 0 * one, 256, 256)
+    maps = geometry.rotation_maps(0 * one, one / 2**17, 0 * one, 0 * one, 256, 256)
     seen = geometry.resample(images, maps, interpolation, 0.25)
     assert (seen == 0.25).all()
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from thriftnet import config
 from thriftnet.augment import colour, erasing, filters, geometry
 from thriftnet.augment.draws import Draws
+from thriftnet.data.normalize import as_float
 from thriftnet.errors import RecipeError
 
 _WINDOW_ATTEMPTS = 10
@@ -216,11 +217,6 @@ class Cutout:
         chosen = _chosen(draws, self.stream, self.settings.probability)
         fill = self.fill.to(images.device, non_blocking=True)
         return erasing.erase_squares(as_float(images), rows, columns, self.settings.side_px, chosen, fill)
-
-
-def as_float(images: Tensor) -> Tensor:
-    """uint8 levels as float32 in [0, 1]; floating-point images as they are."""
-    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
 
 
 def with_fill(images: Tensor, fill: float) -> tuple[Tensor, float]:

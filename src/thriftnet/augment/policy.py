@@ -25,9 +25,9 @@ from thriftnet.augment.operations import (
     PaddedCrop,
     RandomResizedCrop,
     Rotation,
-    as_float,
     with_fill,
 )
+from thriftnet.data.normalize import as_float
 from thriftnet.errors import RecipeError
 
 

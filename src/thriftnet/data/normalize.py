@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def as_float(images: Tensor) -> Tensor:
+    """uint8 levels as float32 in [0, 1]; floating-point images as they are."""
+    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
+
+
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """`(images - mean) / std` channel by channel.
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thriftnet.data.normalize import normalize
+from thriftnet.data.normalize import as_float, normalize
 
 
 def predict_logits(
@@ -43,7 +43,7 @@ def predict_logits(
         # At least one batch, even an empty one, so that the result always has K columns.
         for start in range(0, max(len(images), 1), batch_size):
             batch = images[start : start + batch_size].to(device, non_blocking=True)
-            inputs = normalize(batch.float().div_(255), mean, std).contiguous(memory_format=memory_format)
+            inputs = normalize(as_float(batch), mean, std).contiguous(memory_format=memory_format)
             logits = model(inputs).float()
             if tta == "flip":
                 mirrored = model(inputs.flip(-1)).float()

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment.draws import Draws
-from thriftnet.augment.operations import as_float
 from thriftnet.augment.policy import Policy, build_policy
 from thriftnet.config import RecipeConfig
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.dataset import LabelledImages, Source
-from thriftnet.data.normalize import normalize
+from thriftnet.data.normalize import as_float, normalize
 from thriftnet.data.prepare import TrainingData, prepare
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, StorageError
 from thriftnet.evaluation.predict import predict_logits
