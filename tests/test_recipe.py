@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thriftnet import recipe as recipes
+from thriftnet.config import ExpectConfig
 from thriftnet.errors import RecipeError
 
 MINIMAL = """
@@ -103,6 +104,15 @@ def test_inherits_one_parent_key_by_key(write: Any) -> None:
         recipes.load(write("inherits = 'grandchild'", "deeper"))
     with pytest.raises(RecipeError, match="3 files at most"):
         recipes.load(write("inherits = 'itself'", "itself"))
+
+
+def test_a_claim_does_not_survive_another_network(write: Any) -> None:
+    narrow = "[model]\nwidths = [8, 16, 32, 64]"
+    assert recipes.load(write("inherits = 'liu-4x2'\n" + narrow)).expect == ExpectConfig()
+    assert recipes.load("liu-4x2", ["model.widths=[8, 16, 32, 64]"]).expect == ExpectConfig()
+    assert recipes.load("liu-4x2", ["optimizer.lr=0.1"]).expect.parameters == 2_799_146
+    kept = recipes.load("liu-4x2", ["model.widths=[8, 16, 32, 64]", "expect.parameters=5"])
+    assert kept.expect == ExpectConfig(parameters=5)
 
 
 def test_none_takes_an_inherited_value_away(write: Any) -> None:

@@ -222,7 +222,7 @@ def data_info(
 def main() -> None:
     """Entry point: errors raised on purpose become one line on standard error and an exit status."""
     try:
-        app()
+        app(prog_name="thriftnet")
     except ThriftnetError as error:
         _fail(error)
     except OSError as error:

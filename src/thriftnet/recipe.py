@@ -33,9 +33,13 @@ def names() -> list[str]:
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
     """The resolved recipe of a packaged name or of a TOML file, with `section.key=value` overrides applied.
 
+    What a source claims of its network (`expect`) does not survive a change of [model], here or in a child's file.
+
     Raises RecipeError for an unknown name, an unknown key, a wrong type or an impossible combination.
     """
     name, tables = _resolve(name_or_path, None, depth=1)
+    if any(override.startswith("model.") for override in overrides):
+        tables.pop("expect", None)
     for override in overrides:
         _apply_override(tables, override)
     tables.setdefault("name", name)
@@ -108,7 +112,10 @@ def _resolve(name_or_path: str, child_folder: Path | None, depth: int) -> tuple[
         raise RecipeError(
             f"recipe {name} inherits {parent}: a recipe may span {MAX_FILES} files at most, so that it stays readable"
         )
-    return name, _merge(_resolve(parent, folder, depth + 1)[1], tables)
+    inherited = _resolve(parent, folder, depth + 1)[1]
+    if "model" in tables:
+        inherited.pop("expect", None)
+    return name, _merge(inherited, tables)
 
 
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:

@@ -1,0 +1,163 @@
+"""What `auto` chooses, why it says so, what is refused, and what a run records of its surroundings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from thriftnet import runtime
+from thriftnet.config import RuntimeConfig
+from thriftnet.errors import RecipeError
+from thriftnet.runtime import Runtime, environment, resolve, seed_everything
+
+CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Pretended")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+
+
+def test_what_is_given_is_taken_without_a_reason() -> None:
+    assert resolve(CPU) == Runtime(torch.device("cpu"), "fp32", False, 1, ())
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+    monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(runtime, "available_cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    chosen = resolve(RuntimeConfig())
+    assert (chosen.device.type, chosen.precision, chosen.channels_last, chosen.threads) == ("cpu", precision, True, 3)
+    assert [reason.split(":")[0] for reason in chosen.reasons] == [
+        "device cpu", f"precision {precision}", "channels-last on", "threads 3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_automatic_on_a_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool, precision: str) -> None:
+    pretend_gpu(monkeypatch, bf16)
+    chosen = resolve(RuntimeConfig(threads=1))
+    assert (chosen.device.type, chosen.precision, chosen.channels_last) == ("cuda", precision, True)
+    assert chosen.reasons[0] == "device cuda: Pretended is available"
+
+
+def test_automatic_on_an_apple_gpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    chosen = resolve(RuntimeConfig(threads=1))
+    assert (chosen.device.type, chosen.precision, chosen.channels_last) == ("mps", "fp32", False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "cores", "threads"), [("2", 8, 2), ("", 64, 16), ("0", 4, 4), ("many", 4, 4), (None, 1, 1)]
+)
+def test_threads(monkeypatch: pytest.MonkeyPatch, variable: str | None, cores: int, threads: int) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: cores)
+    if variable is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    chosen = resolve(CPU.model_copy(update={"threads": "auto"}))
+    assert chosen.threads == torch.get_num_threads() == threads
+    assert ("OMP_NUM_THREADS says so" in chosen.reasons[-1]) == (variable == "2")
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("gpu", "runtime.device = 'gpu' is not a device; use auto, cpu, cuda, cuda:1 or mps"),
+        ("cuda", "runtime.device = 'cuda' is not available here; use runtime.device = auto or cpu"),
+        ("mps", "runtime.device = 'mps' is not available here"),
+        ("meta", "runtime.device = 'meta' is not available here"),
+    ],
+)
+def test_a_device_that_is_not_here(no_gpu: None, device: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says.replace(".", r"\.")):
+        resolve(CPU.model_copy(update={"device": device}))
+
+
+def test_a_gpu_of_too_high_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch, bf16=True)
+    assert resolve(CPU.model_copy(update={"device": "cuda:0"})).device == torch.device("cuda", 0)
+    with pytest.raises(RecipeError, match="'cuda:1' is not available here"):
+        resolve(CPU.model_copy(update={"device": "cuda:1"}))
+
+
+def test_fp16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(RecipeError, match="'fp16' needs a GPU; on a CPU use bf16 or fp32"):
+        resolve(CPU.model_copy(update={"precision": "fp16"}))
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast(precision: str, expected: torch.dtype) -> None:
+    chosen = resolve(CPU.model_copy(update={"precision": precision}))
+    with chosen.autocast():
+        assert nn.Linear(4, 4)(torch.ones(2, 4)).dtype == expected
+
+
+@pytest.mark.parametrize(("channels_last", "memory"), [("yes", torch.channels_last), ("no", torch.contiguous_format)])
+def test_place_sets_the_layout(channels_last: str, memory: torch.memory_format) -> None:
+    placed = resolve(CPU.model_copy(update={"channels_last": channels_last})).place(nn.Conv2d(3, 4, 3))
+    assert placed.weight.is_contiguous(memory_format=memory)
+    assert not placed.weight.is_contiguous(
+        memory_format=torch.contiguous_format if channels_last == "yes" else torch.channels_last
+    )
+
+
+def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "hunter2-secret")
+    monkeypatch.setenv("USER", "somebody-by-name")
+    recorded = environment(resolve(CPU))
+    assert set(recorded) == {
+        "python", "system", "packages", "device", "device_name", "precision", "channels_last", "threads", "cores",
+        "reasons", "git_commit",
+    }  # fmt: skip
+    assert recorded["packages"]["torch"] == torch.__version__
+    assert (recorded["device"], recorded["precision"], recorded["threads"]) == ("cpu", "fp32", 1)
+    text = json.dumps(recorded)
+    assert "hunter2" not in text
+    assert "somebody" not in text
+
+
+def test_the_commit_is_that_of_the_package_not_of_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = runtime.git_commit()
+    assert recorded is None or len(recorded.removesuffix("+changes")) == 40
+
+
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runtime.git_commit() is None
+
+
+def test_seeds_depend_on_seed_and_epoch_alone() -> None:
+    def draw(seed: int, epoch: int) -> float:
+        seed_everything(seed, epoch)
+        return float(torch.rand(()))
+
+    values = {(seed, epoch): draw(seed, epoch) for seed in (0, 1, 2**31 - 1) for epoch in (0, 1, 200)}
+    assert len(set(values.values())) == 9
+    assert draw(1, 200) == values[1, 200]
