@@ -61,10 +61,10 @@ class TestTrain:
     def test_flags_reach_the_resolved_recipe(self, shared_run: Trained, tmp_path: Path) -> None:
         out = tmp_path / "run"
         flags = ("--data", shared_run.data, "--seed", 7, "--budget", 2000, "--set", "training.batch_size=36")
-        assert short_training(shared_run, *flags, "--set", "optimizer.name=adam", "--out", out).last_line == str(out)
+        assert short_training(shared_run, *flags, "--set", "optimizer.momentum=0.8", "--out", out).last_line == str(out)
         recipe = RunFolder(out).read_recipe()
         assert (recipe.training.epochs, recipe.training.seed, recipe.training.batch_size) == (1, 7, 36)
-        assert (recipe.model.parameter_budget, recipe.optimizer.name) == (2000, "adam")
+        assert (recipe.model.parameter_budget, recipe.optimizer.momentum) == (2000, 0.8)
         result = RunFolder(out).read_json("result.json")
         assert (result["seed"], result["epochs_planned"], result["parameters"]) == (7, 1, 1319)
         assert timeless(out)[0]["steps"] == 2  # 72 images in batches of 36
@@ -108,7 +108,7 @@ class TestTrain:
             "--data",
             shared_run.data,
             "--epochs",
-            60,
+            30,
             "--set",
             "training.batch_size=8",
         ]
@@ -121,13 +121,13 @@ class TestTrain:
             seen = []
             for line in process.stderr:
                 seen.append(line)
-                if line.startswith("epoch 2/60"):
+                if line.startswith("epoch 2/30"):
                     process.send_signal(signal.SIGTERM)
             assert process.stdout.read() == ""
         assert process.returncode == 143, seen
         done = len(timeless(parts))
-        assert 2 <= done < 60
-        saved = f"epoch {done} of 60 is saved; go on with: thriftnet train --resume {parts}"
+        assert 2 <= done < 30
+        saved = f"epoch {done} of 30 is saved; go on with: thriftnet train --resume {parts}"
         assert seen[-1] == f"thriftnet: interrupted; {saved}\n"
         assert events(parts)[-1]["event"] == "interrupted"
         resumed = thriftnet("train", "--resume", parts)
@@ -352,6 +352,10 @@ class TestMistakes:
             (
                 ["train", "digits-demo", "--set", "optimizer.lr=fast"],
                 "optimizer.lr = 'fast': input should be a valid number",
+            ),
+            (
+                ["train", "digits-demo", "--set", "optimizer.momentum=0.5"],
+                "momentum belongs to name = 'sgd'; remove it (--set optimizer.momentum=none)",
             ),
             (["recipes", "show", "liu"], "no recipe named 'liu' - did you mean 'liu-4x"),
             (["evaluate", "absent"], "run folder absent does not exist"),

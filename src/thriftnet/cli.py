@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -229,7 +228,6 @@ def main() -> None:
         # Written files have a StorageError of their own; a full disk without a file's name is standard output's.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries once more at its end, and complains
         _fail(storage_error(Path("standard output"), error, "files already written are complete"))
 
 

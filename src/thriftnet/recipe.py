@@ -211,6 +211,8 @@ def _explain(error: ValidationError) -> str:
         return f"{field} is missing"
     message = complaint["msg"].removeprefix("Value error, ")
     if complaint["type"] == "value_error":
+        if message.endswith("; remove it"):  # from a file of one's own, or a value of a packaged one
+            message += f" (--set {field}.{message.split()[0]}={ABSENT})"
         return f"[{field}] {message}" if place else message
     message = message[0].lower() + message[1:]
     word = complaint["input"]
