@@ -90,7 +90,9 @@ def gather(run: Run) -> RunReport:
     network = build_on_meta(recipe.model, run.data.channels, len(run.data.class_names))
     return RunReport(
         recipe=recipe.name,
-        dataset=f"{run.data.format}: {run.data.location}",
+        dataset=run.data.location
+        if run.data.location == run.data.format
+        else f"{run.data.format}: {run.data.location}",
         training_images=run.data.training_images,
         validation_images=run.data.validation_images,
         class_count=len(run.data.class_names),
