@@ -56,3 +56,8 @@ def test_on_a_terminal_the_bar_counts_every_step_so_that_its_time_left_is_right(
 
 def test_a_resumed_run_starts_where_it_was() -> None:
     assert show(terminal=True, epochs_done=1)[2][0] == 25
+
+
+def test_in_a_notebook_the_bar_is_drawn_between_lines_not_during_them() -> None:
+    assert not LiveDisplay(Console(force_jupyter=True)).bar.live.auto_refresh
+    assert LiveDisplay(Console(force_terminal=True, force_jupyter=False)).bar.live.auto_refresh

@@ -5,6 +5,7 @@ The loop talks to a `Display`; a display never influences the run.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -59,7 +60,10 @@ class LiveDisplay:
             TextColumn("{task.fields[measured]}"),
             TimeRemainingColumn(),
             console=self.console,
+            # In a notebook a line printed while rich's own thread draws the bar would land in the bar and be lost.
+            auto_refresh=not self.console.is_jupyter,
         )
+        self.refreshed_at = 0.0
 
     def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
         self.epochs = epochs
@@ -80,6 +84,9 @@ class LiveDisplay:
         if self.live:
             measured = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_s:,.0f} images/s"
             self.bar.update(self.task, advance=STEPS_PER_REPORT, epoch=epoch, measured=measured)
+            if self.console.is_jupyter and time.monotonic() - self.refreshed_at > 0.2:
+                self.bar.refresh()
+                self.refreshed_at = time.monotonic()
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
         parts = [
@@ -96,6 +103,7 @@ class LiveDisplay:
 
     def stop(self) -> None:
         if self.live:
+            self.bar.refresh()
             self.bar.stop()
 
     def _print(self, line: str) -> None:
