@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from tests.training.conftest import tiny_recipe
 from thriftnet import cli
 from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo
-from thriftnet.errors import BudgetError, RunFolderError, ThriftnetError, UserError
+from thriftnet.errors import BudgetError, DataError, RunFolderError, ThriftnetError, UserError
 from thriftnet.inference import Measurement, Predictions
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.summary import Summary
@@ -39,7 +40,7 @@ def test_the_public_names_are_these() -> None:
         thriftnet.trian  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("first", ["thriftnet.cli", "thriftnet.api", "thriftnet.report.run_report", "thriftnet"])
+@pytest.mark.parametrize("first", ["thriftnet.cli", "thriftnet.api", "thriftnet.reporting.run_report", "thriftnet"])
 def test_no_module_hides_a_function_of_its_name(first: str) -> None:
     hidden = f"[name for name in {PUBLIC} if not callable(getattr(thriftnet, name))]"
     code = f"import {first}, thriftnet; thriftnet.build; print({hidden})"
@@ -175,3 +176,11 @@ def test_one_exception_catches_all() -> None:
     assert thriftnet.ThriftnetError is ThriftnetError
     with pytest.raises(thriftnet.ThriftnetError):
         thriftnet.build("no-such-recipe")
+
+
+def test_classes_in_another_order_are_not_scored_against_the_wrong_names(trained: Trained, tmp_path: Path) -> None:
+    arrays = dict(np.load(trained.data))
+    np.savez(tmp_path / "turned.npz", **(arrays | {"class_names": arrays["class_names"][::-1]}))
+    with pytest.raises(DataError, match="in another order"):
+        thriftnet.evaluate(trained.path, "test", data=str(tmp_path / "turned.npz"))
+    assert "test set opened" not in (trained.path / "events.jsonl").read_text()

@@ -22,7 +22,7 @@ ORDER = [
     "training",
     "run",
     "inference",
-    "report",
+    "reporting",
     "api",
     "cli",
 ]

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-import thriftnet
 from thriftnet import inference
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
@@ -21,7 +20,7 @@ from thriftnet.inference import Averaging, Measurement, Predictions, Split
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
-from thriftnet.report.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
+from thriftnet.reporting.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
 from thriftnet.run import Run, load_run
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
@@ -189,10 +188,6 @@ def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
     path = Path(out) if out is not None else opened.path / "report.html"
     write_run_report(opened, path)
     return path
-
-
-# Importing the subpackage `report` bound its name in the package, where the function is meant.
-thriftnet.report = report
 
 
 def _opened(run: Run | Path | str) -> Run:

@@ -117,6 +117,8 @@ def measure(
     """
     network, result = run.network(weights), run.result  # a damaged run shows before the test set is opened
     source = open_source(data or run.data.location, run.data.image_side)
+    if source.class_names != run.data.class_names and sorted(source.class_names) == sorted(run.data.class_names):
+        raise DataError(f"{source.location} has the run's classes in another order; their labels mean other classes")
     if len(source.class_names) != len(run.data.class_names):
         raise DataError(
             f"{source.location} has {len(source.class_names)} classes, the run {len(run.data.class_names)}; "

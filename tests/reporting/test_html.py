@@ -13,10 +13,10 @@ from torch import nn
 from thriftnet.errors import StorageError
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.models.summary import summarize
-from thriftnet.report.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
-from thriftnet.report.curves import curves_data, draw_curves
-from thriftnet.report.html import Claim, RunFigures, RunReport, render_report, write_report
-from thriftnet.report.image_figures import draw_mistakes, mistakes_data
+from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
+from thriftnet.reporting.curves import curves_data, draw_curves
+from thriftnet.reporting.html import Claim, RunFigures, RunReport, render_report, write_report
+from thriftnet.reporting.image_figures import draw_mistakes, mistakes_data
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from thriftnet.report.image_figures import (
+from thriftnet.reporting.image_figures import (
     augmented_batch_data,
     draw_augmented_batch,
     draw_mistakes,

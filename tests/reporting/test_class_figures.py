@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
 from thriftnet.evaluation.metrics import evaluate_logits
-from thriftnet.report.class_figures import (
+from thriftnet.reporting.class_figures import (
     confusion_data,
     distribution_data,
     draw_confusion,

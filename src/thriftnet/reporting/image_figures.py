@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thriftnet.report.figures import MUTED, VERMILLION, new_figure, short_name, styled
+from thriftnet.reporting.figures import MUTED, VERMILLION, new_figure, short_name, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from thriftnet.errors import StorageError
-from thriftnet.report import figures
-from thriftnet.report.class_figures import distribution_data, draw_distribution
-from thriftnet.report.figures import inline_svg, save, short_name
+from thriftnet.reporting import figures
+from thriftnet.reporting.class_figures import distribution_data, draw_distribution
+from thriftnet.reporting.figures import inline_svg, save, short_name
 
 
 def drawing() -> Figure:
@@ -85,11 +85,11 @@ def test_a_short_name_is_one_line_of_limited_length(name: str, longest: int) -> 
 def test_matplotlib_is_loaded_only_for_drawing_and_never_pyplot() -> None:
     program = """
 import sys
-import thriftnet.report.html, thriftnet.report.curves as curves
-import thriftnet.report.class_figures, thriftnet.report.image_figures
+import thriftnet.reporting.html, thriftnet.reporting.curves as curves
+import thriftnet.reporting.class_figures, thriftnet.reporting.image_figures
 assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules
 figure = curves.draw_learning_rate(curves.learning_rate_data([1.0, 0.5], 2))
-thriftnet.report.figures.inline_svg(figure, "a", "b")
+thriftnet.reporting.figures.inline_svg(figure, "a", "b")
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thriftnet.evaluation.metrics import Evaluation
-from thriftnet.report.figures import BLUE, GRID, INK, MUTED, VERMILLION, WHITE, new_figure, short_name, styled
+from thriftnet.reporting.figures import BLUE, GRID, INK, MUTED, VERMILLION, WHITE, new_figure, short_name, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

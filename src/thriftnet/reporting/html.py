@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.models.summary import Summary
-from thriftnet.report.figures import inline_svg
+from thriftnet.reporting.figures import inline_svg
 from thriftnet.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def render_report(content: RunReport) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("thriftnet.report", ""),
+        loader=PackageLoader("thriftnet.reporting", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from thriftnet.report.figures import BLUE, GREEN, INK, VERMILLION, new_figure, styled
+from thriftnet.reporting.figures import BLUE, GREEN, INK, VERMILLION, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

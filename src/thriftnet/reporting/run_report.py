@@ -29,11 +29,11 @@ from thriftnet.inference import Measurement
 from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import summarize
 from thriftnet.optim.schedules import Schedule
-from thriftnet.report.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
-from thriftnet.report.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
-from thriftnet.report.figures import save
-from thriftnet.report.html import Claim, RunFigures, RunReport, write_report
-from thriftnet.report.image_figures import (
+from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
+from thriftnet.reporting.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
+from thriftnet.reporting.figures import save
+from thriftnet.reporting.html import Claim, RunFigures, RunReport, write_report
+from thriftnet.reporting.image_figures import (
     AugmentedBatchData,
     MistakesData,
     augmented_batch_data,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thriftnet.report.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
+from thriftnet.reporting.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
 
 
 def row(epoch: int, train: float, validation: float | None, test: float | None) -> dict[str, Any]:
