@@ -21,26 +21,13 @@ from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
 from thriftnet.reporting.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
-from thriftnet.run import Run, load_run
+from thriftnet.run import Run
+from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import RunFolder, Which
 
 Protocol = Literal["paper", "honest"]
-
-__all__ = [
-    "build",
-    "data_info",
-    "evaluate",
-    "load_recipe",
-    "load_run",
-    "predict",
-    "recipe_table",
-    "report",
-    "resume",
-    "summary",
-    "train",
-]
 
 
 def load_recipe(
