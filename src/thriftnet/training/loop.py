@@ -224,8 +224,6 @@ class _Run:
                 # Reading these waits for the device, so not at every step.
                 elapsed_s = time.perf_counter() - started
                 display.step(epoch, float(loss_sum) / seen, int(correct_sum) / seen, seen / elapsed_s)
-        if not torch.isfinite(loss_sum):
-            raise self._stopped_by(NonFiniteLossError("the epoch's loss is not finite"), epoch, step, lr)
         train_s = time.perf_counter() - started
         row: dict[str, Any] = {
             "epoch": epoch,
