@@ -81,7 +81,7 @@ def test_a_mistake_is_named_with_field_value_and_fix(write: Any, text: str, mess
         ({"stem": {"width": 8, "kernel": 4}}, "kernel = 4 must be odd"),
         ({"blocks": [1, 1, 1]}, "blocks has 3 stages but strides has 2"),
         ({"widths": [8]}, "widths = [8] must have one value for each of the 2 stages"),
-        ({"block": "resnext"}, "widths belongs to block = 'basic' or 'bottleneck'"),
+        ({"block": "resnext"}, "widths belongs to block = 'basic', 'preactivation' or 'bottleneck'"),
         ({"block": "resnext", "widths": None}, "needs cardinality and base_width"),
         ({"cardinality": 2}, "cardinality belongs to block = 'resnext'"),
         ({"expansion": 2}, "belongs to block = 'bottleneck'"),
