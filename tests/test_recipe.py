@@ -63,6 +63,21 @@ def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
         ("[augment]\nops = [{ op = 'flip' }]", "'horizontal_flip'"),
         ("[augment]\nops = [{ op = 'affine', scale = [2.0, 1.0] }]", "scale = [2.0, 1.0] must satisfy"),
         ("[model.se]\nreduction = 4", "unknown key model.se"),
+        ("[muon]\nmomentum = 0.9", "muon.lr is missing"),
+        ("[muon]\nlr = 0.02\nmomentun = 0.9", "unknown key muon.momentun = 0.9 - did you mean 'momentum'?"),
+        ("[muon]\nlr = 0.02\nmomentum = 0.0", "set nesterov = false"),
+        (
+            "[muon]\nlr = 0.02\nnormalize_weights = true\nweight_decay = 0.1",
+            "[muon] weight_decay belongs to normalize_weights = false; remove it (--set muon.weight_decay=none)",
+        ),
+        ("[lookahead]\nalpha = 1.0", "lookahead.alpha = 1.0: input should be less than 1"),
+        ("[perturbation]\nname = 'sam'\nepsilon = 0.1", "epsilon belongs to name = 'amp'; remove it"),
+        ("[perturbation]\nname = 'sam'\neta = 0.1", "eta belongs to name = 'asam'; remove it"),
+        ("[perturbation]\nname = 'asam'\ninner_steps = 2", "inner_steps belongs to name = 'amp'; remove it"),
+        ("[perturbation]\nname = 'amp'\nrho = 0.1", "rho belongs to name = 'sam' or 'asam'; remove it"),
+        ("[perturbation]\nstart = 1.0", "perturbation.start = 1.0: input should be less than 1"),
+        ("[optimizer]\nbias_lr_factor = 0.0", "optimizer.bias_lr_factor = 0.0: input should be greater than 0"),
+        ("[schedule]\nname = 'constant'\nfloor_lr = 0.1", "floor_lr belongs to name = 'linear' or 'cosine'"),
         ("[runtime]\nprecision = 'fp8'", "'bf16'"),
         ("not toml", "is not valid TOML"),
     ],
@@ -210,6 +225,30 @@ def test_toml_round_trip_keeps_every_value(name: str, write: Any) -> None:
     again = recipes.load(write(recipes.to_toml(recipe), name))
     assert again == recipe
     assert recipes.content_hash(again) == recipes.content_hash(recipe)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["muon.lr=0.02", "optimizer.bias_lr_factor=64.0", "optimizer.linear_lr_factor=0.5"],
+        ["muon.lr=0.24", "muon.momentum=0.6", "muon.normalize_weights=true"],
+        ["lookahead.steps=3", "schedule.name=linear", "schedule.half_period_steps=none"],
+        ["perturbation.name=sam"],
+        ["perturbation.name=asam", "perturbation.rho=1.0", "perturbation.start=0.75"],
+    ],
+)
+def test_optional_sections_survive_the_round_trip(overrides: list[str], write: Any) -> None:
+    recipe = recipes.load("liu-4x2", overrides)
+    again = recipes.load(write(recipes.to_toml(recipe), "liu-4x2"))
+    assert again == recipe
+    assert recipes.content_hash(again) == recipes.content_hash(recipe)
+
+
+def test_an_inherited_section_can_be_taken_away(write: Any) -> None:
+    write(MINIMAL + "[muon]\nlr = 0.02\n[lookahead]\n", "parent")
+    assert recipes.load(write("inherits = 'parent'", "kept")).muon is not None
+    child = recipes.load(write("inherits = 'parent'\nmuon = 'none'", "child"), ["lookahead=none"])
+    assert (child.muon, child.lookahead) == (None, None)
 
 
 @given(st.text(max_size=20))

@@ -343,6 +343,10 @@ class OptimizerConfig(Section):
     """Added to the gradient for sgd and adam, decoupled for adamw."""
     decay_biases_and_norms: bool = True
     """Whether weight decay also shrinks one-dimensional parameters (biases, normalisation scales)."""
+    bias_lr_factor: Positive = 1.0
+    """Multiplies the learning rate of one-dimensional parameters, except the linear layer's bias."""
+    linear_lr_factor: Positive = 1.0
+    """Multiplies the learning rate of the last linear layer, weight and bias."""
     clip_value: Positive | None = None
     """Clip each gradient component to [-v, v]; absent: no clipping."""
     clip_norm: Positive | None = None
@@ -362,28 +366,82 @@ class OptimizerConfig(Section):
         return self
 
 
-class PerturbationConfig(Section):
-    """Take the gradient at perturbed parameters: adversarial model perturbation (AMP, arXiv 2010.04925)."""
+class MuonConfig(Section):
+    """Muon for the weights of all convolutions but the first; every other parameter stays with [optimizer]."""
 
-    name: Literal["amp"] = "amp"
+    lr: Positive
+    """Learning rate where the schedule is at optimizer.lr; it moves in proportion to the schedule."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: Count = 5
+    """Iterations of the orthogonalisation."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled: each update first shrinks the weights by lr * weight_decay."""
+    normalize_weights: bool = False
+    """Rescale each weight matrix to Frobenius norm sqrt(rows) before its update, and leave out the factor for shape."""
+
+    def inapplicable(self) -> dict[str, str]:
+        return {"weight_decay": "normalize_weights = false"} if self.normalize_weights else {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true needs momentum > 0; set nesterov = false")
+        return self
+
+
+class PerturbationConfig(Section):
+    """Take the gradient at perturbed parameters: adversarial model perturbation (AMP), SAM or ASAM."""
+
+    name: Literal["amp", "sam", "asam"] = "amp"
+    """`amp`: arXiv 2010.04925; `sam`: arXiv 2010.01412; `asam`: arXiv 2102.11600."""
     epsilon: Positive = 0.5
-    """Radius of the 2-norm ball around each parameter tensor."""
+    """`amp`: radius of the 2-norm ball around each parameter tensor."""
     inner_steps: Count = 1
-    """Ascent steps inside the ball."""
+    """`amp`: ascent steps inside the ball."""
     inner_lr: Positive = 1.0
-    """Size of an ascent step, times the gradient (the paper's zeta)."""
+    """`amp`: size of an ascent step, times the gradient (the paper's zeta)."""
+    rho: Positive | None = None
+    """`sam`, `asam`: 2-norm of the perturbation of all parameters together; absent: 0.05 for sam, 0.5 for asam."""
+    eta: NonNegative = 0.01
+    """`asam`: added to each parameter's magnitude, so that a parameter near zero is perturbed too."""
+    start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of all updates that are made before the perturbation begins; 0.75: it acts in the last quarter."""
     batchnorm: Literal["every_pass", "first_pass"] = "every_pass"
-    """Which passes update running statistics: all, as the authors' code does, or only the unperturbed one."""
+    """Which passes update running statistics: all, as the authors of AMP do, or only the unperturbed one."""
+
+    def inapplicable(self) -> dict[str, str]:
+        owners = {
+            "epsilon": ("amp",),
+            "inner_steps": ("amp",),
+            "inner_lr": ("amp",),
+            "rho": ("sam", "asam"),
+            "eta": ("asam",),
+        }
+        return {
+            field: f"name = {' or '.join(map(repr, names))}"
+            for field, names in owners.items()
+            if self.name not in names
+        }
+
+
+class LookaheadConfig(Section):
+    """Slow weights that follow the optimiser's fast ones (arXiv 1907.08610) and are what is evaluated."""
+
+    steps: Count = 5
+    """Updates between two synchronisations (the paper's k)."""
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """How far the slow weights go towards the fast ones, which then start again from there."""
 
 
 class ScheduleConfig(Section):
     """The learning rate as a pure function of the step."""
 
-    name: Literal["constant", "cosine", "one_cycle", "multi_step", "plateau"] = "cosine"
+    name: Literal["constant", "linear", "cosine", "one_cycle", "multi_step", "plateau"] = "cosine"
     warmup_epochs: NonNegative = 0.0
     """Linear rise from zero to the schedule's first value, before it begins; may be a fraction of an epoch."""
     floor_lr: NonNegative = 0.0
-    """Lowest learning rate of `cosine` and `plateau`."""
+    """Lowest learning rate of `linear`, `cosine` and `plateau`."""
     half_period_steps: Count | None = None
     """`cosine`: swing between lr and floor_lr with this many steps each way, all through training; absent: one fall."""
     half_period_epochs: Count | None = None
@@ -407,7 +465,7 @@ class ScheduleConfig(Section):
 
     def inapplicable(self) -> dict[str, str]:
         owners = {
-            "floor_lr": ("cosine", "plateau"),
+            "floor_lr": ("linear", "cosine", "plateau"),
             "half_period_steps": ("cosine",),
             "half_period_epochs": ("cosine",),
             "peak_fraction": ("one_cycle",),
@@ -496,7 +554,9 @@ class RecipeConfig(Section):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    muon: MuonConfig | None = None
     perturbation: PerturbationConfig | None = None
+    lookahead: LookaheadConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()

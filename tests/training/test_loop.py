@@ -82,6 +82,19 @@ RESUMABLE = {
     "plain": {},
     "adam with averaging": {"optimizer": {"name": "adam", "lr": 0.01}, "training": {"ema_decay": 0.9}},
     "perturbed": {"perturbation": {"name": "amp", "epsilon": 0.1}},
+    "perturbation begins after the resume": {"perturbation": {"name": "sam", "start": 0.7}},
+    "asam over adamw": {"perturbation": {"name": "asam"}, "optimizer": {"name": "adamw", "lr": 0.01}},
+    "muon": {"muon": {"lr": 0.02, "weight_decay": 0.1}, "optimizer": {"bias_lr_factor": 2.0, "linear_lr_factor": 0.5}},
+    "muon on normalised weights": {"muon": {"lr": 0.1, "normalize_weights": True}, "schedule": {"name": "linear"}},
+    # An epoch has 4 steps: epochs end between synchronisations.
+    "lookahead": {"lookahead": {"steps": 3}},
+    "all together": {
+        "muon": {"lr": 0.02},
+        "lookahead": {"steps": 3, "alpha": 0.8},
+        "perturbation": {"name": "sam", "start": 0.3, "batchnorm": "first_pass"},
+        "training": {"ema_decay": 0.9},
+        "schedule": {"name": "one_cycle", "cycle_momentum": [0.85, 0.95]},
+    },
     "plateau": {"schedule": {"name": "plateau", "patience_epochs": 0, "gamma": 0.5}},
     "originals concatenated": {"augment": {"concatenate_originals": True}},
     "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
@@ -219,6 +232,39 @@ def test_selection_keeps_the_best_epoch_and_last_keeps_the_last(out: Path) -> No
     assert last.read_json("result.json")["selected_epoch"] == 3
     selected, final = last.read_weights("selected"), last.read_weights("last")
     assert all(torch.equal(selected[name], final[name]) for name in final)
+
+
+def test_lookahead_evaluates_and_saves_the_slow_weights(out: Path) -> None:
+    # One epoch of 4 steps is over before the first synchronisation: the slow weights are the initial ones.
+    initial = run(tiny_recipe(training={"epochs": 1}, optimizer={"lr": 1e-30}), out / "initial").read_weights("last")
+    slow = run(tiny_recipe(training={"epochs": 1}, lookahead={"steps": 5}), out / "slow").read_weights("last")
+    assert torch.equal(slow["conv.weight"], initial["conv.weight"])
+    moved = run(tiny_recipe(training={"epochs": 1}, lookahead={"steps": 4}), out / "moved").read_weights("last")
+    assert not torch.equal(moved["conv.weight"], initial["conv.weight"])
+    averaged = tiny_recipe(training={"epochs": 1, "ema_decay": 0.9}, lookahead={"steps": 5})
+    average = run(averaged, out / "average").read_weights("last")  # of the fast weights, which did move
+    assert not torch.equal(average["conv.weight"], initial["conv.weight"])
+
+
+def test_the_perturbation_begins_where_the_recipe_says(out: Path) -> None:
+    # 4 epochs of 4 steps: the 8 of the second half have two passes, and each updates the running statistics.
+    half = tiny_recipe(perturbation={"name": "sam", "start": 0.5})
+    assert run(half, out).read_weights("last")["norm.num_batches_tracked"] == 8 + 2 * 8
+
+
+def test_muon_learns_and_the_recorded_rate_is_the_schedules(out: Path) -> None:
+    recipe = tiny_recipe(
+        muon={"lr": 0.02}, optimizer={"bias_lr_factor": 2.0}, schedule={"name": "linear"}, training={"epochs": 12}
+    )
+    folder = run(recipe, out)
+    assert folder.read_json("result.json")["selected"]["validation_accuracy"] > 0.8
+    assert folder.read_history()[-1]["lr"] == pytest.approx(0.05 / 48)
+
+
+def test_muon_without_a_hidden_convolution_leaves_no_folder(out: Path) -> None:
+    with pytest.raises(RecipeError, match=r"remove \[muon\]"):
+        run(tiny_recipe(muon={"lr": 0.02}, model={"widths": [], "blocks": [], "strides": []}), out)
+    assert not out.exists()
 
 
 def test_early_stopping_counts_epochs_without_a_better_accuracy(out: Path) -> None:

@@ -1,15 +1,17 @@
 """One step against torch's plain training loop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from thriftnet.config import OptimizerConfig, PerturbationConfig, RuntimeConfig
+from thriftnet.config import LookaheadConfig, OptimizerConfig, PerturbationConfig, RuntimeConfig
 from thriftnet.errors import NonFiniteLossError
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer
+from thriftnet.optim.lookahead import Lookahead
 from thriftnet.runtime import resolve
 from thriftnet.training.step import Learner, train_step
 
@@ -80,6 +82,31 @@ def test_the_average_follows_the_update() -> None:
     assert mine.average is not None
     expected = before * 0.1 + model[0].weight.detach() * 0.9  # the decay of the first update is 1 / 10
     torch.testing.assert_close(mine.average.network[0].weight, expected)
+
+
+def test_lookahead_sets_the_weights_back_before_they_are_averaged() -> None:
+    config = OptimizerConfig(lr=0.1)
+    plain, model = network(), network()
+    start = model[0].weight.detach().clone()
+    train_step(learner(plain, config), IMAGES, LABELS)
+    lookahead = Lookahead(model, LookaheadConfig(steps=1, alpha=0.25))
+    mine = replace(learner(model, config, ema_decay=0.5), lookahead=lookahead)
+    train_step(mine, IMAGES, LABELS)
+    assert mine.average is not None
+    slow = start + 0.25 * (plain[0].weight.detach() - start)
+    torch.testing.assert_close(model[0].weight.detach(), slow)
+    torch.testing.assert_close(lookahead.network[0].weight, slow)
+    torch.testing.assert_close(mine.average.network[0].weight, start * 0.1 + slow * 0.9)
+
+
+def test_a_step_before_the_perturbation_begins_is_a_plain_one() -> None:
+    config = OptimizerConfig(lr=0.1)
+    plain, early = network(), network()
+    train_step(learner(plain, config), IMAGES, LABELS)
+    train_step(learner(early, config, PerturbationConfig(name="sam")), IMAGES, LABELS, perturbed=False)
+    for a, b in zip(plain.parameters(), early.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert early[1].num_batches_tracked == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

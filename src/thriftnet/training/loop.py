@@ -30,6 +30,8 @@ from thriftnet.models.build import build_model, check_recipe_network
 from thriftnet.models.stem import start_epoch, whiten
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
+from thriftnet.optim.lookahead import Lookahead
+from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
 from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.training.progress import STEPS_PER_REPORT, Display
@@ -111,17 +113,26 @@ class _Run:
         whiten(network, data.train.images, data.mean, data.std)
         self.parameters = trainable_parameters(network)  # now: some may be frozen in a later epoch
         self.network = runtime.place(network)
+        lookahead = Lookahead(self.network, recipe.lookahead) if recipe.lookahead is not None else None
         average = WeightAverage(self.network, training.ema_decay) if training.ema_decay is not None else None
         forward: nn.Module = torch.compile(self.network) if recipe.runtime.compile else self.network  # type: ignore[assignment]
         self.learner = Learner(
             network=forward,
-            optimizer=build_optimizer(self.network, recipe.optimizer, runtime.device),
+            optimizer=build_optimizer(
+                self.network,
+                recipe.optimizer,
+                runtime.device,
+                recipe.muon,
+                # bf16 is chosen where it is fast; fp16 has too small a range for the orthogonalisation.
+                torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
+            ),
             optimizer_config=recipe.optimizer,
             perturbation=recipe.perturbation,
             label_smoothing=training.label_smoothing,
             average=average,
             scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16"),
             runtime=runtime,
+            lookahead=lookahead,
         )
         self.policy: Policy = build_policy(recipe.augment, data.mean)
         self.train_images = data.train.images.to(runtime.device)
@@ -143,8 +154,11 @@ class _Run:
 
     @property
     def evaluated_network(self) -> nn.Module:
-        """The average where the recipe keeps one, else the network itself."""
-        return self.learner.average.network if self.learner.average is not None else self.network
+        """The average where the recipe keeps one, else Lookahead's slow weights, else the network itself."""
+        for keeper in (self.learner.average, self.learner.lookahead):
+            if keeper is not None:
+                return keeper.network
+        return self.network
 
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
@@ -185,6 +199,9 @@ class _Run:
             if self.learner.average is not None:
                 self.learner.average.network.load_state_dict(state["average"])
                 self.learner.average.updates = state["average_updates"]
+            if self.learner.lookahead is not None:
+                self.learner.lookahead.network.load_state_dict(state["lookahead"])
+                self.learner.lookahead.updates = state["lookahead_updates"]
             self.history = state["history"]
             self.selection = _Selection(**state["selection"])
             self.saved_epochs = len(self.history)
@@ -217,8 +234,9 @@ class _Run:
             images, labels = self._batch(entries, epoch)
             lr = self.schedule.lr(first_step + step, monitored)
             set_rates(self.learner.optimizer, lr, self.schedule.momentum(first_step + step))
+            perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
             try:
-                loss, correct = train_step(self.learner, images, labels)
+                loss, correct = train_step(self.learner, images, labels, perturbed)
             except NonFiniteLossError as error:
                 raise self._stopped_by(error, epoch, step, lr) from None
             loss_sum += loss * len(labels)
@@ -307,7 +325,7 @@ class _Run:
         epoch = len(self.history)
         if selected:
             self.folder.write_weights("selected", self.evaluated_network, epoch)
-        average = self.learner.average
+        average, lookahead = self.learner.average, self.learner.lookahead
         self.folder.write_resume_state(
             {
                 "recipe": recipes.content_hash(self.recipe),
@@ -317,6 +335,8 @@ class _Run:
                 "scaler": self.learner.scaler.state_dict(),
                 "average": average.network.state_dict() if average is not None else None,
                 "average_updates": average.updates if average is not None else 0,
+                "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
+                "lookahead_updates": lookahead.updates if lookahead is not None else 0,
                 "history": self.history,
                 "selection": asdict(self.selection),
             }

@@ -1,4 +1,4 @@
-"""One training step: gradient, clipping, update. AMP, loss scaling and weight averaging compose around it.
+"""One training step: gradient, clipping, update. Perturbation, loss scaling, Lookahead and averaging compose around it.
 
 Shape legend: N images in a batch, C channels, H = W = side, K classes.
 """
@@ -15,6 +15,7 @@ from thriftnet.config import OptimizerConfig, PerturbationConfig
 from thriftnet.errors import NonFiniteLossError
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import clip_gradients
+from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import adversarial_gradient
 from thriftnet.runtime import Runtime
 
@@ -31,11 +32,13 @@ class Learner:
     average: WeightAverage | None
     scaler: torch.amp.GradScaler
     runtime: Runtime
+    lookahead: Lookahead | None = None
 
 
-def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def train_step(learner: Learner, images: Tensor, labels: Tensor, perturbed: bool = True) -> tuple[Tensor, Tensor]:
     """One update on normalised `images` (float32 [N, C, H, W]) and `labels` (int64 [N]).
 
+    `perturbed` is false in the steps before the learner's perturbation begins.
     Returns (mean loss, correct predictions) as 0-d tensors on the device, both before the update. Raises
     NonFiniteLossError before the update where the loss is NaN or infinite.
     """
@@ -53,7 +56,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor
         logits.append(outputs.detach())
         return loss.detach()
 
-    if learner.perturbation is None:
+    if learner.perturbation is None or not perturbed:
         loss = compute_gradient()
     else:
         loss = adversarial_gradient(network, learner.perturbation, compute_gradient, scaler.get_scale())
@@ -61,6 +64,8 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor
     clip_gradients(network.parameters(), learner.optimizer_config)
     scaler.step(learner.optimizer)
     scaler.update()
+    if learner.lookahead is not None:
+        learner.lookahead.update(network)
     if learner.average is not None:
         learner.average.update(network)
     return loss, (logits[0].argmax(1) == labels).sum()
