@@ -19,7 +19,7 @@ WHITENING_IMAGES = 5000
 """How many training images the filters are computed from, as in the code of arXiv 2404.00498."""
 WHITENING_EPS = 5e-4
 """Added to the eigenvalues, as in that code: it keeps filters of patches that hardly ever occur from growing."""
-PATCHES_AT_ONCE = 2**18
+PATCHES_AT_ONCE = 2**16
 
 
 class WhiteningConv(nn.Conv2d):
