@@ -344,9 +344,9 @@ class OptimizerConfig(Section):
     decay_biases_and_norms: bool = True
     """Whether weight decay also shrinks one-dimensional parameters (biases, normalisation scales)."""
     bias_lr_factor: Positive = 1.0
-    """Multiplies the learning rate of one-dimensional parameters, except the linear layer's bias."""
+    """Multiplies the learning rate of one-dimensional parameters, except the linear layer's bias; not their decay."""
     linear_lr_factor: Positive = 1.0
-    """Multiplies the learning rate of the last linear layer, weight and bias."""
+    """Multiplies the learning rate of the last linear layer, weight and bias; not their decay."""
     clip_value: Positive | None = None
     """Clip each gradient component to [-v, v]; absent: no clipping."""
     clip_norm: Positive | None = None

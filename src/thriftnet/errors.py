@@ -74,5 +74,5 @@ class Interrupted(ThriftnetError):
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """` - did you mean 'x'?` for the candidate nearest to `word`, or an empty string when none is near."""
-    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f" - did you mean {matches[0]!r}?" if matches else ""

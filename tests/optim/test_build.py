@@ -132,7 +132,21 @@ def test_factors_multiply_the_rate_of_biases_and_norms_and_of_the_last_linear_la
 def test_factors_and_spared_decay_make_a_group_for_each_combination() -> None:
     groups = parameter_groups(network(), config(weight_decay=0.1, decay_biases_and_norms=False, linear_lr_factor=2.0))
     found = {(group["weight_decay"], group["lr_factor"]): len(group["params"]) for group in groups}  # type: ignore[arg-type]
-    assert found == {(0.1, 1.0): 1, (0.0, 1.0): 2, (0.1, 2.0): 1, (0.0, 2.0): 1}
+    assert found == {(0.1, 1.0): 1, (0.0, 1.0): 2, (0.05, 2.0): 1, (0.0, 2.0): 1}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_factors_do_not_scale_weight_decay(name: str) -> None:
+    model = network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    mine = build_optimizer(
+        model, config(name=name, lr=0.1, weight_decay=0.5, bias_lr_factor=4.0, linear_lr_factor=0.5), CPU
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    mine.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old * (1 - 0.1 * 0.5))
 
 
 def deep_network() -> nn.Module:

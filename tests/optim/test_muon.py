@@ -64,7 +64,18 @@ def test_five_steps_bring_singular_values_near_one() -> None:
 
 
 def test_a_zero_gradient_gives_a_zero_update() -> None:
-    assert torch.equal(newton_schulz(torch.zeros(1, 2, 3), 5, torch.float32), torch.zeros(1, 2, 3))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert torch.equal(newton_schulz(torch.zeros(1, 2, 3), 5, dtype), torch.zeros(1, 2, 3))
+
+
+def test_a_nearly_singular_matrix_loses_little_in_fp32() -> None:
+    # Rank 4 of 32 rows and noise of a ten-thousandth: the squares of the small singular values are below fp32's grain.
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(32, 4, generator=generator) @ torch.randn(4, 288, generator=generator)
+    matrix += 1e-4 * torch.randn(32, 288, generator=generator)
+    exact = newton_schulz(matrix.double()[None], 5, torch.float64)
+    found = newton_schulz(matrix[None], 5, torch.float32)
+    assert (found - exact).norm() < 1e-3 * exact.norm()
 
 
 def test_batching_equal_shapes_changes_no_result() -> None:

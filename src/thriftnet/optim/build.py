@@ -59,6 +59,7 @@ def parameter_groups(
     """All trainable parameters but `excluded`, in a group for each weight decay and learning-rate factor among them.
 
     Biases and norms (one-dimensional) may be spared weight decay. `lr_factor` in a group is read by `set_rates`.
+    torch multiplies weight decay by the learning rate; dividing it by the factor keeps a factor from scaling it too.
     """
     linear_layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     last_linear = {id(parameter) for layer in linear_layers[-1:] for parameter in layer.parameters()}
@@ -74,7 +75,7 @@ def parameter_groups(
             factor = config.bias_lr_factor if parameter.ndim <= 1 else 1.0
         members.setdefault((config.weight_decay if decays else 0.0, factor), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": weight_decay, "lr": config.lr * factor, "lr_factor": factor}
+        {"params": parameters, "weight_decay": weight_decay / factor, "lr": config.lr * factor, "lr_factor": factor}
         for (weight_decay, factor), parameters in members.items()
     ]
 
