@@ -79,6 +79,25 @@ def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
         ("[optimizer]\nbias_lr_factor = 0.0", "optimizer.bias_lr_factor = 0.0: input should be greater than 0"),
         ("[schedule]\nname = 'constant'\nfloor_lr = 0.1", "floor_lr belongs to name = 'linear' or 'cosine'"),
         ("[runtime]\nprecision = 'fp8'", "'bf16'"),
+        ("[augment]\nops = [{ op = 'rand_augment', magnitude = 31 }]", "magnitude = 31 must be less than bins = 31"),
+        ("[augment]\nops = [{ op = 'trivial_augment', bins = 1 }]", "augment.ops.0.bins = 1: input should be greater"),
+        ("[augment]\nmix = { name = 'mixup', beta = 0.3 }", "[augment.mix] beta belongs to name = 'ricap'; remove it"),
+        ("[augment]\nmix = { name = 'ricap', alpha = 1.0 }", "alpha belongs to name = 'mixup' or 'cutmix'"),
+        ("[augment]\nmix = { name = 'mixup', alpha = 0.0 }", "augment.mix.alpha = 0.0"),
+        ("[augment]\nmix = { name = 'cutmixup' }", "did you mean 'cutmix'?"),
+        (
+            "[augment]\nconcatenate_originals = true\nmix = { name = 'mixup' }",
+            "[augment] mix belongs to concatenate_originals = false; remove it",
+        ),
+        (
+            "[training]\nprogressive = [{ side_px = 24, until = 0.3 }, { side_px = 16, until = 0.6 }]",
+            "the side_px of progressive, [24, 16], must rise from stage to stage",
+        ),
+        (
+            "[training]\nprogressive = [{ side_px = 16, until = 0.6 }, { side_px = 24, until = 0.6 }]",
+            "the until of progressive, [0.6, 0.6], must rise from stage to stage",
+        ),
+        ("[training]\nprogressive = [{ side_px = 16, until = 1.0 }]", "training.progressive.0.until = 1.0"),
         ("not toml", "is not valid TOML"),
     ],
 )
@@ -251,7 +270,19 @@ def test_an_inherited_section_can_be_taken_away(write: Any) -> None:
     assert (child.muon, child.lookahead) == (None, None)
 
 
-@given(st.text(max_size=20))
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "ricap"])
+def test_mixing_and_progressive_stages_survive_the_round_trip(mix: str, write: Any) -> None:
+    stages = [{"side_px": 16, "until": 0.25}, {"side_px": 24, "until": 0.5}]
+    ops = [{"op": "alternating_flip"}, {"op": "trivial_augment", "bins": 11}, {"op": "rand_augment", "fill": 0.5}]
+    changes = {"augment": {"ops": ops, "mix": {"name": mix, "until": 0.5}}, "training": {"progressive": stages}}
+    recipe = recipes.with_changes(recipes.load("liu-4x2"), changes)
+    again = recipes.load(write(recipes.to_toml(recipe), "liu-4x2"))
+    assert again == recipe
+    assert recipes.content_hash(again) == recipes.content_hash(recipe)
+    assert recipes.load(write(recipes.to_toml(recipe)), ["augment.mix=none"]).augment.mix is None
+
+
+@given(st.text(max_size=20).filter(lambda text: text != "none"))  # which takes a value away
 def test_any_text_survives_the_round_trip(text: str) -> None:
     recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"claim": text}})
     assert tomllib.loads(recipes.to_toml(recipe))["expect"]["claim"] == text

@@ -16,7 +16,8 @@ from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
 from thriftnet.errors import UserError
-from thriftnet.inference import Averaging, Measurement, Predictions, Split
+from thriftnet.evaluation.predict import Averaging
+from thriftnet.inference import Measurement, Predictions, Split
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize

@@ -43,6 +43,10 @@ DataOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value, e.g. optimizer.lr=0.05.", metavar="KEY=VALUE")
 ]
+AveragingOption = Annotated[
+    Literal["none", "flip", "flip_shift"],
+    typer.Option(help="Average over the image and its mirror image; flip_shift: each also shifted by one pixel."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -98,7 +102,7 @@ def evaluate(
     run: RunArgument,
     split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")] = "test",
     data: DataOption = None,
-    tta: Annotated[Literal["none", "flip"], typer.Option(help="Average over the image and its mirror image.")] = "none",
+    tta: AveragingOption = "none",
     weights: Annotated[Literal["selected", "last"], typer.Option(help="Which epoch's weights.")] = "selected",
     as_json: JsonOption = False,
 ) -> None:
@@ -122,7 +126,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="The CSV file to write: ID,Label.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,
     names: Annotated[bool, typer.Option("--names", help="Class names instead of numbers as Label.")] = False,
-    tta: Annotated[Literal["none", "flip"], typer.Option(help="Average over the image and its mirror image.")] = "none",
+    tta: AveragingOption = "none",
 ) -> None:
     """Predict the classes of unlabelled images into a CSV file."""
     from thriftnet import api

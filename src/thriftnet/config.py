@@ -209,6 +209,12 @@ class VerticalFlip(Section):
     probability: Fraction = 0.5
 
 
+class AlternatingFlip(Section):
+    """Mirror left-right in every second epoch, drawn for the first epoch with probability 1/2 (arXiv 2404.00498)."""
+
+    op: Literal["alternating_flip"]
+
+
 class PaddedCrop(Section):
     """Pad every side by `pad_px`, then crop the original size at a uniformly drawn whole-pixel offset."""
 
@@ -301,18 +307,68 @@ class Cutout(Section):
     """Value in [0, 1] per channel, or one for all; absent: the channel means, so zero after normalisation."""
 
 
+class TrivialAugment(Section):
+    """One operation of fourteen for every image, of a strength drawn too, in the wide space (arXiv 2103.10158)."""
+
+    op: Literal["trivial_augment"]
+    bins: Annotated[int, Field(ge=2)] = 31
+    """Strengths from none to the most, equally likely."""
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    fill: Fraction = 0.0
+
+
+class RandAugment(Section):
+    """Several operations of fourteen for every image, one after the other, of one strength (arXiv 1909.13719)."""
+
+    op: Literal["rand_augment"]
+    operations: Count = 2
+    magnitude: Annotated[int, Field(ge=0)] = 9
+    """Strength, of `bins` from 0 to bins - 1."""
+    bins: Annotated[int, Field(ge=2)] = 31
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    fill: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _within_bins(self) -> Self:
+        if self.magnitude >= self.bins:
+            raise ValueError(f"magnitude = {self.magnitude} must be less than bins = {self.bins}")
+        return self
+
+
 AugmentOp = Annotated[
     HorizontalFlip
     | VerticalFlip
+    | AlternatingFlip
     | PaddedCrop
     | Rotation
     | Affine
     | RandomResizedCrop
     | ColorJitter
     | GaussianBlur
-    | Cutout,
+    | Cutout
+    | TrivialAugment
+    | RandAugment,
     Field(discriminator="op"),
 ]
+
+
+class MixConfig(Section):
+    """Mix every training image with others of its batch, and its label as much; drawn for every image."""
+
+    name: Literal["mixup", "cutmix", "ricap"]
+    """`mixup`: weighted mean with one image (arXiv 1710.09412). `cutmix`: a box from one image (arXiv 1905.04899).
+    `ricap`: four crops side by side (arXiv 1811.09030)."""
+    alpha: Positive = 1.0
+    """`mixup`, `cutmix`: an image keeps a share drawn from Beta(alpha, alpha)."""
+    beta: Positive = 0.3
+    """`ricap`: the point where the four crops meet is drawn from Beta(beta, beta) along each axis."""
+    probability: Fraction = 1.0
+    """Share of the images that are mixed."""
+    until: Fraction = 1.0
+    """Share of the run's epochs after which mixing stops."""
+
+    def inapplicable(self) -> dict[str, str]:
+        return {"alpha": "name = 'mixup' or 'cutmix'"} if self.name == "ricap" else {"beta": "name = 'ricap'"}
 
 
 class AugmentConfig(Section):
@@ -324,6 +380,11 @@ class AugmentConfig(Section):
     """`exact` resamples at each geometric operation; `fused` composes neighbours and resamples once."""
     concatenate_originals: bool = False
     """An epoch shows every image twice, as it is and augmented; the number of steps doubles."""
+    mix: MixConfig | None = None
+    """Mixing of images and labels within a batch, after the operations; absent: none."""
+
+    def inapplicable(self) -> dict[str, str]:
+        return {"mix": "concatenate_originals = false"} if self.concatenate_originals else {}
 
 
 class OptimizerConfig(Section):
@@ -494,6 +555,15 @@ class ScheduleConfig(Section):
         return self
 
 
+class ProgressiveStage(Section):
+    """A part of training on smaller images."""
+
+    side_px: Annotated[int, Field(ge=8, le=256)]
+    """Side to which augmented training images are resized."""
+    until: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Share of the run's epochs at which the stage ends; below 1, so that training ends at full size."""
+
+
 class TrainingConfig(Section):
     """Epochs, batches, the loss and which epoch is kept."""
 
@@ -513,6 +583,16 @@ class TrainingConfig(Section):
     """Which epoch is kept: best validation accuracy, the last, or best test accuracy (to reproduce a paper only)."""
     early_stopping_epochs: Count | None = None
     """Stop after this many epochs without a better selection accuracy; absent: never."""
+    progressive: Annotated[tuple[ProgressiveStage, ...], Field(strict=False)] = ()
+    """Progressive resizing: stages of rising side and end, then full size; evaluation is always at full size."""
+
+    @model_validator(mode="after")
+    def _rising_stages(self) -> Self:
+        for field in ("side_px", "until"):
+            values = tuple(getattr(stage, field) for stage in self.progressive)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"the {field} of progressive, {_plain(values)}, must rise from stage to stage")
+        return self
 
 
 class RuntimeConfig(Section):

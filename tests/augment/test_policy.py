@@ -21,6 +21,7 @@ JITTER = {"op": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation"
 GEOMETRIC: tuple[dict[str, Any], ...] = (
     FLIP,
     {"op": "vertical_flip"},
+    {"op": "alternating_flip"},
     CROP,
     {"op": "padded_crop", "pad_px": 3, "padding": "reflect"},
     {"op": "padded_crop", "fill": 0.3},
@@ -36,6 +37,9 @@ EVERY_OP = (
     {"op": "color_jitter", "saturation": 3.0},
     {"op": "gaussian_blur", "probability": 0.5},
     {"op": "cutout", "side_px": 8, "holes": 2},
+    {"op": "trivial_augment"},
+    {"op": "trivial_augment", "interpolation": "bilinear", "fill": 0.5, "bins": 5},
+    {"op": "rand_augment"},
 )
 op_lists = st.lists(st.sampled_from(EVERY_OP), max_size=5)
 geometries = st.sampled_from(["exact", "fused"])
@@ -182,7 +186,8 @@ def test_all_arithmetic_is_on_the_images_device_and_none_waits_for_a_value(op: d
 @pytest.mark.parametrize("geometry", ["exact", "fused"])
 def test_cuda_gives_the_same_images(geometry: str):
     images = noise(64)
-    augment = policy(ROTATION, FLIP, CROP, JITTER, {"op": "gaussian_blur"}, {"op": "cutout"}, geometry=geometry)
+    ops = (ROTATION, FLIP, CROP, JITTER, {"op": "gaussian_blur"}, {"op": "cutout"})
+    augment = policy({"op": "rand_augment"}, {"op": "alternating_flip"}, *ops, geometry=geometry)
     here = augment(images, draws(64))
     there = augment(images.cuda(), draws(64))
     assert there.is_cuda

@@ -43,3 +43,11 @@ def test_the_slow_network_is_for_evaluation_alone() -> None:
     assert not lookahead.network.training
     assert not any(parameter.requires_grad for parameter in lookahead.network.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_parameter_that_was_frozen_stays_where_it_is() -> None:
+    model = Value(1.0)
+    lookahead = Lookahead(model, LookaheadConfig(steps=1))
+    model.weight.requires_grad_(False).fill_(3.0)
+    lookahead.update(model)
+    assert (model.weight.item(), lookahead.network.weight.item()) == (3.0, 3.0)

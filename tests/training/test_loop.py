@@ -15,12 +15,14 @@ from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet.config import RecipeConfig
 from thriftnet.data.prepare import prepare
 from thriftnet.errors import BudgetError, Interrupted, NonFiniteLossError, RecipeError, RunFolderError
+from thriftnet.evaluation.predict import predict_logits
 from thriftnet.models.build import count_parameters
 from thriftnet.models.stem import whitening_filters
 from thriftnet.training import loop
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import SilentDisplay
 from thriftnet.training.run_folder import RunFolder
+from thriftnet.training.step import train_step
 
 
 class StopAfter(SilentDisplay):
@@ -97,6 +99,12 @@ RESUMABLE = {
     },
     "plateau": {"schedule": {"name": "plateau", "patience_epochs": 0, "gamma": 0.5}},
     "originals concatenated": {"augment": {"concatenate_originals": True}},
+    "mixup until halfway": {"augment": {"mix": {"name": "mixup", "until": 0.6}}},
+    "cutmix of some": {"augment": {"mix": {"name": "cutmix", "probability": 0.5}}},
+    "ricap on smaller images": {
+        "augment": {"ops": [{"op": "alternating_flip"}, {"op": "trivial_augment"}], "mix": {"name": "ricap"}},
+        "training": {"progressive": [{"side_px": 8, "until": 0.25}, {"side_px": 12, "until": 0.6}]},
+    },
     "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
     "whitening, bias frozen before the stop": {"model": WHITENING | {"stem": WHITENING["stem"] | {"bias_epochs": 1}}},
     "whitening, bias frozen after the stop": {"model": WHITENING, "training": {"ema_decay": 0.9}},
@@ -155,6 +163,46 @@ def test_the_average_begins_with_the_whitened_stem(out: Path) -> None:
     stem = run(tiny_recipe(model=WHITENING), out / "plain").read_weights("last")["conv.weight"]
     averaged = run(tiny_recipe(model=WHITENING, training={"ema_decay": 0.9}), out / "averaged").read_weights("last")
     assert torch.equal(averaged["conv.weight"], stem)
+
+
+def test_mixing_changes_the_training_until_its_share_of_the_epochs(out: Path) -> None:
+    def history(**mix: Any) -> list[dict[str, Any]]:
+        return timeless(run(tiny_recipe(augment={"mix": mix}), out / str(len(list(out.glob("*"))))).read_history())
+
+    never, half, always = (history(name="ricap", until=until) for until in (0.0, 0.5, 1.0))
+    assert never == timeless(run(tiny_recipe(), out / "plain").read_history())
+    assert half[:2] == always[:2]
+    assert never[0]["train_loss"] < always[0]["train_loss"]
+    assert half[3]["train_loss"] < always[3]["train_loss"]
+
+
+def test_progressive_resizing_shows_smaller_images_first_and_evaluates_at_full_size(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    evaluated: list[int] = []
+
+    def step(learner: Any, images: torch.Tensor, *rest: Any) -> Any:
+        sides.append(images.shape[2])
+        assert images.shape[2] == images.shape[3]
+        return train_step(learner, images, *rest)
+
+    def logits(network: torch.nn.Module, images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        evaluated.append(images.shape[2])
+        return predict_logits(network, images, *rest, **options)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "predict_logits", logits)
+    stages = [{"side_px": 8, "until": 0.4}, {"side_px": 12, "until": 0.6}]
+    run(tiny_recipe(training={"epochs": 5, "progressive": stages}), out)
+    assert sides == [8] * 8 + [12] * 4 + [16] * 8
+    assert evaluated == [16] * 5
+
+
+def test_a_progressive_stage_as_large_as_the_images_is_refused(out: Path) -> None:
+    with pytest.raises(RecipeError, match="side_px = 16 must be less than the image side, 16"):
+        run(tiny_recipe(training={"progressive": [{"side_px": 16, "until": 0.5}]}), out)
+    assert not out.exists()
 
 
 class StopAtOnce(SilentDisplay):
@@ -328,7 +376,7 @@ def test_batch_size_changes_no_augmented_image() -> None:
         images = torch.empty(90, 1, 16, 16)
         for start in range(0, 90, batch_size):
             entries = torch.arange(start, min(start + batch_size, 90))
-            images[entries] = training._batch(entries, epoch=3)[0]
+            images[entries] = training._batch(entries, epoch=3, step=0)[0]
         return images
 
     assert torch.equal(augmented(7), augmented(72))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from thriftnet.augment.mixing import Targets
 from thriftnet.config import LookaheadConfig, OptimizerConfig, PerturbationConfig, RuntimeConfig
 from thriftnet.errors import NonFiniteLossError
 from thriftnet.optim.averaging import WeightAverage
@@ -58,6 +59,30 @@ def test_equals_the_plain_loop() -> None:
         assert int(correct) == int((logits.argmax(1) == LABELS).sum())
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("perturbation", [None, PerturbationConfig(epsilon=0.1)])
+def test_mixed_labels_are_the_weighted_sum_of_cross_entropies(perturbation: PerturbationConfig | None) -> None:
+    config = OptimizerConfig(name="sgd", lr=0.1, momentum=0.0)
+    partners = torch.tensor([1, 2, 0, 0, 2, 2])
+    weights = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [1.0, 0.0], [0.25, 0.75], [0.3, 0.7]])
+    model, reference = network(), network()
+    targets = Targets(torch.stack([LABELS, partners], dim=1), weights)
+    loss, correct = train_step(learner(model, config, perturbation, label_smoothing=0.1), IMAGES, targets)
+    logits = reference(IMAGES)
+    losses = [
+        nn.functional.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+        for labels in (LABELS, partners)
+    ]
+    expected = (torch.stack(losses, dim=1) * weights).sum(1).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    heaviest = torch.tensor([0, 2, 2, 0, 2, 2])  # of 2 and 0 with half each, the image's own
+    assert int(correct) == int((logits.argmax(1) == heaviest).sum())
+    if perturbation is None:
+        expected.backward()
+        torch.optim.SGD(reference.parameters(), 0.1).step()
+        for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_perturbed_step_clips_only_the_gradient_that_it_steps_with() -> None:

@@ -27,6 +27,7 @@ from thriftnet.augment.operations import (
     Rotation,
     with_fill,
 )
+from thriftnet.augment.random_operations import RandAugment, TrivialAugment
 from thriftnet.data.normalize import as_float
 from thriftnet.errors import RecipeError
 
@@ -98,7 +99,7 @@ def _mirrors_border(operation: Operation) -> bool:
 
 def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...]) -> Operation:
     match settings:
-        case config.HorizontalFlip() | config.VerticalFlip():
+        case config.HorizontalFlip() | config.VerticalFlip() | config.AlternatingFlip():
             return Flip(settings, stream)
         case config.PaddedCrop():
             return PaddedCrop(settings, stream)
@@ -110,6 +111,10 @@ def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...])
             return ColorJitter(settings, stream)
         case config.GaussianBlur():
             return GaussianBlur(settings, stream)
+        case config.TrivialAugment():
+            return TrivialAugment(settings, stream)
+        case config.RandAugment():
+            return RandAugment(settings, stream)
         case config.Cutout():
             fill = mean if settings.fill is None else settings.fill
             if len(fill) not in (1, len(mean)):

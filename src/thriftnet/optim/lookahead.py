@@ -20,7 +20,7 @@ from thriftnet.config import LookaheadConfig
 
 
 class Lookahead:
-    """`network` is a copy with the slow weights, and with the fast network's running statistics as they are."""
+    """`network` is a copy with the slow weights, and with the fast network's running statistics and frozen parameters."""
 
     def __init__(self, network: nn.Module, config: LookaheadConfig) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -33,8 +33,15 @@ class Lookahead:
         self.updates += 1
         for buffer, value in zip(self.network.buffers(), network.buffers(), strict=True):
             buffer.copy_(value)
-        if self.updates % self.config.steps == 0:
-            slow: list[Tensor] = list(self.network.parameters())
-            fast: list[Tensor] = list(network.parameters())
-            torch._foreach_lerp_(slow, fast, self.config.alpha)
-            torch._foreach_copy_(fast, slow)
+        if self.updates % self.config.steps != 0:
+            return
+        slow: list[Tensor] = []
+        fast: list[Tensor] = []
+        for follower, leader in zip(self.network.parameters(), network.parameters(), strict=True):
+            if leader.requires_grad:
+                slow.append(follower)
+                fast.append(leader)
+            else:
+                follower.copy_(leader)
+        torch._foreach_lerp_(slow, fast, self.config.alpha)
+        torch._foreach_copy_(fast, slow)

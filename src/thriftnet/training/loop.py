@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment.draws import Draws
+from thriftnet.augment.mixing import Targets, mix_batch, mixes_in
 from thriftnet.augment.policy import Policy, build_policy
+from thriftnet.augment.resizing import check_stages, resize, training_side
 from thriftnet.config import RecipeConfig
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.dataset import LabelledImages, Source
@@ -108,6 +110,7 @@ class _Run:
         self.recipe, self.runtime, self.data, self.folder = recipe, runtime, data, folder
         training = recipe.training
         channels = data.train.images.shape[1]
+        check_stages(training.progressive, data.train.images.shape[2])
         runtimes.seed_everything(training.seed, epoch=0)
         network = build_model(recipe.model, channels, len(data.class_names), recipe.name)
         whiten(network, data.train.images, data.mean, data.std)
@@ -231,7 +234,7 @@ class _Run:
         for step, entries in enumerate(batches):
             if request.signal_number is not None:
                 raise self._interrupted(request.signal_number)
-            images, labels = self._batch(entries, epoch)
+            images, labels = self._batch(entries, epoch, step)
             lr = self.schedule.lr(first_step + step, monitored)
             set_rates(self.learner.optimizer, lr, self.schedule.momentum(first_step + step))
             perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
@@ -239,9 +242,9 @@ class _Run:
                 loss, correct = train_step(self.learner, images, labels, perturbed)
             except NonFiniteLossError as error:
                 raise self._stopped_by(error, epoch, step, lr) from None
-            loss_sum += loss * len(labels)
+            loss_sum += loss * len(images)
             correct_sum += correct
-            seen += len(labels)
+            seen += len(images)
             if step % STEPS_PER_REPORT == STEPS_PER_REPORT - 1:
                 # Reading these waits for the device, so not at every step.
                 elapsed_s = time.perf_counter() - started
@@ -261,23 +264,25 @@ class _Run:
         row["elapsed_s"] = earlier_s + time.perf_counter() - started
         return row
 
-    def _batch(self, entries: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Normalised images float32 [N, C, H, W] and labels int64 [N] for entries of the epoch.
+    def _batch(self, entries: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor | Targets]:
+        """Normalised images float32 [N, C, H, W] and labels int64 [N], of mixed images `Targets`, for a step's entries.
 
         Where originals and augmented copies are concatenated, entries from len(train) on are the augmented copies.
         """
         count = len(self.data.train)
         indices = (entries % count).to(self.runtime.device)
-        raw = self.train_images[indices]
+        raw, labels = self.train_images[indices], self.train_labels[indices]
+        draws = Draws(self.recipe.training.seed, epoch, self.image_keys[indices])
         if not self.recipe.augment.concatenate_originals:
-            images = self.policy(raw, Draws(self.recipe.training.seed, epoch, self.image_keys[indices]))
+            images = self.policy(raw, draws)
         else:
             images = as_float(raw)
             copies = (entries >= count).nonzero().squeeze(1).to(self.runtime.device)
-            draws = Draws(self.recipe.training.seed, epoch, self.image_keys[indices[copies]])
-            images[copies] = self.policy(raw[copies], draws)
+            copied = Draws(self.recipe.training.seed, epoch, self.image_keys[indices[copies]])
+            images[copies] = self.policy(raw[copies], copied)
+        images, targets = resize_and_mix(self.recipe, images, labels, draws, step)
         images = normalize(images, self.data.mean, self.data.std)
-        return images.contiguous(memory_format=self.runtime.memory_format), self.train_labels[indices]
+        return images.contiguous(memory_format=self.runtime.memory_format), targets
 
     def _evaluate(self, held: LabelledImages) -> tuple[float, float]:
         """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network."""
@@ -390,6 +395,20 @@ class _Run:
             f"the update was not made and {self._saved()}; start a new run with a lower optimizer.lr, "
             f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
+
+
+def resize_and_mix(
+    recipe: RecipeConfig, images: Tensor, labels: Tensor, draws: Draws, step: int
+) -> tuple[Tensor, Tensor | Targets]:
+    """What happens to the augmented images of a whole batch, float32 [N, C, H, W] in [0, 1], in the epoch of `draws`.
+
+    `labels`: int64 [N]; `step` counts from the epoch's first.
+    """
+    mix, epochs = recipe.augment.mix, recipe.training.epochs
+    images = resize(images, training_side(recipe.training.progressive, draws.epoch, epochs))
+    if mix is None or not mixes_in(mix, draws.epoch, epochs):
+        return images, labels
+    return mix_batch(mix, images, labels, draws, step)
 
 
 def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:

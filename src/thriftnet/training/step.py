@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thriftnet.augment.mixing import Targets
 from thriftnet.config import OptimizerConfig, PerturbationConfig
 from thriftnet.errors import NonFiniteLossError
 from thriftnet.optim.averaging import WeightAverage
@@ -35,11 +36,14 @@ class Learner:
     lookahead: Lookahead | None = None
 
 
-def train_step(learner: Learner, images: Tensor, labels: Tensor, perturbed: bool = True) -> tuple[Tensor, Tensor]:
-    """One update on normalised `images` (float32 [N, C, H, W]) and `labels` (int64 [N]).
+def train_step(
+    learner: Learner, images: Tensor, labels: Tensor | Targets, perturbed: bool = True
+) -> tuple[Tensor, Tensor]:
+    """One update on normalised `images` (float32 [N, C, H, W]) and `labels` (int64 [N], of mixed images `Targets`).
 
     `perturbed` is false in the steps before the learner's perturbation begins.
-    Returns (mean loss, correct predictions) as 0-d tensors on the device, both before the update. Raises
+    Returns (mean loss, correct predictions) as 0-d tensors on the device, both before the update; of a mixed image the
+    loss is the weighted sum over its labels, and correct is the label with the greatest weight. Raises
     NonFiniteLossError before the update where the loss is NaN or infinite.
     """
     network, scaler = learner.network, learner.scaler
@@ -49,7 +53,9 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, perturbed: bool
         learner.optimizer.zero_grad(set_to_none=True)
         with learner.runtime.autocast():
             outputs = network(images)
-        loss = F.cross_entropy(outputs.float(), labels, label_smoothing=learner.label_smoothing)
+        # The weighted sum of cross-entropies is the cross-entropy with the weighted sum of the labels.
+        wanted = labels.probabilities(outputs.shape[1]) if isinstance(labels, Targets) else labels
+        loss = F.cross_entropy(outputs.float(), wanted, label_smoothing=learner.label_smoothing)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss.item()}")
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -68,4 +74,5 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, perturbed: bool
         learner.lookahead.update(network)
     if learner.average is not None:
         learner.average.update(network)
-    return loss, (logits[0].argmax(1) == labels).sum()
+    counted = labels.heaviest() if isinstance(labels, Targets) else labels
+    return loss, (logits[0].argmax(1) == counted).sum()
