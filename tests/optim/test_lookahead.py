@@ -46,8 +46,12 @@ def test_the_slow_network_is_for_evaluation_alone() -> None:
 
 
 def test_a_parameter_that_was_frozen_stays_where_it_is() -> None:
-    model = Value(1.0)
-    lookahead = Lookahead(model, LookaheadConfig(steps=1))
-    model.weight.requires_grad_(False).fill_(3.0)
+    model = nn.Sequential(Value(1.0), Value(1.0))
+    lookahead = Lookahead(model, LookaheadConfig(steps=1, alpha=0.25))
+    with torch.no_grad():
+        for value in model:
+            value.weight.fill_(3.0)
+    model[0].weight.requires_grad_(False)
     lookahead.update(model)
-    assert (model.weight.item(), lookahead.network.weight.item()) == (3.0, 3.0)
+    for network in (model, lookahead.network):
+        assert [value.weight.item() for value in network] == [3.0, 1.5]

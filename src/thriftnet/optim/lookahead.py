@@ -20,7 +20,7 @@ from thriftnet.config import LookaheadConfig
 
 
 class Lookahead:
-    """`network` is a copy with the slow weights, and with the fast network's running statistics and frozen parameters."""
+    """`network` is a copy with the slow weights; running statistics and frozen parameters are the fast network's."""
 
     def __init__(self, network: nn.Module, config: LookaheadConfig) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
