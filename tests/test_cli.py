@@ -255,6 +255,20 @@ class TestLooking:
             "parameters": 2400, "macs": 2400 * 32 * 32,
         }  # fmt: skip
 
+    def test_summary_says_what_is_trained_and_what_is_fixed(self) -> None:
+        changes = (
+            "model.stem={ kind = 'whitening', kernel = 2 }",
+            "model.block=preactivation",
+            "model.norm_scale=false",
+        )
+        options = [word for change in changes for word in ("--set", change)]
+        lines = thriftnet("summary", "liu-4x2", *options).stdout.splitlines()
+        assert lines[3].split() == ["WhiteningConv-1", "[-1,", "24,", "31,", "31]", "312", f"{24 * 12 * 31**2:,}"]
+        # A normalisation before each convolution but the first, whose input the stem has activated, and one at the end.
+        scales = 32 + 2 * 32 + (32 + 3 * 64) + (64 + 3 * 128) + (128 + 3 * 256) + 256
+        fixed = next(line for line in lines if line.startswith("Non-trainable"))
+        assert fixed == f"Non-trainable params: {24 * 12 + scales:,}"
+
     def test_summary_of_other_classes_channels_and_sides(self) -> None:
         options = ("--classes", 37, "--channels", 1, "--side", 64, "--json")
         table = json.loads(thriftnet("summary", "liu-4x2", *options).stdout)

@@ -96,11 +96,21 @@ def test_a_mistake_is_named_with_field_value_and_fix(write: Any, text: str, mess
         ({"stem": {"width": 8, "kernel": 4}}, "kernel = 4 must be odd"),
         ({"blocks": [1, 1, 1]}, "blocks has 3 stages but strides has 2"),
         ({"widths": [8]}, "widths = [8] must have one value for each of the 2 stages"),
-        ({"block": "resnext"}, "widths belongs to block = 'basic' or 'bottleneck'"),
+        ({"block": "resnext"}, "widths belongs to block = 'basic', 'preactivation' or 'bottleneck'"),
         ({"block": "resnext", "widths": None}, "needs cardinality and base_width"),
         ({"cardinality": 2}, "cardinality belongs to block = 'resnext'"),
         ({"expansion": 2}, "belongs to block = 'bottleneck'"),
         ({"family": "resnet9"}, "blocks belongs to family = 'resnet'"),
+        ({"residual_convs": [1, 1]}, "residual_convs belongs to family = 'resnet9'"),
+        ({"pool_first": True}, "pool_first belongs to family = 'resnet9'"),
+        ({"block": "preactivation", "expansion": 2}, "expansion belongs to block = 'bottleneck'"),
+        ({"stem": {}}, "[model.stem] width is missing; kind = 'conv' needs it"),
+        ({"stem": {"width": 8, "bias_epochs": 3}}, "bias_epochs belongs to kind = 'whitening'"),
+        ({"stem": {"kind": "whitening", "width": 8}}, "width belongs to kind = 'conv' (whitening: 2 x image channels"),
+        ({"stem": {"kind": "whitening", "kernel": 9}}, "kernel = 9 must be at most 8 for kind = 'whitening'"),
+        ({"norm_momentum": 0.0}, "model.norm_momentum = 0.0: input should be greater than 0"),
+        ({"stochastic_depth": 1.0}, "model.stochastic_depth = 1.0: input should be less than 1"),
+        ({"logit_scale": 0.0}, "model.logit_scale = 0.0: input should be greater than 0"),
         ({"dropout": 1.0}, "model.dropout = 1.0: input should be less than 1"),
     ],
 )
@@ -108,6 +118,23 @@ def test_impossible_networks(model: dict[str, Any], message: str) -> None:
     tables = {"name": "mine", "model": tomllib.loads(MINIMAL)["model"] | model}
     with pytest.raises(RecipeError, match=re.escape(message)):
         recipes.validate(tables, "mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"stochastic_depth": 0.1}, "stochastic_depth belongs to family = 'resnet'"),
+        ({"widths": [8]}, "widths = [8] must have 2 to 5 values"),
+        ({"residual_convs": [1]}, "residual_convs = [1] must have one value for each of the 2 stages"),
+        ({}, "residual_convs = absent must have one value for each of the 2 stages; it may be absent for 3"),
+        ({"residual_convs": []}, "residual_convs = [] must have one value for each of the 2 stages"),
+        ({"residual_convs": [1, -1]}, "model.residual_convs.1 = -1: input should be greater than or equal"),
+    ],
+)
+def test_impossible_resnet9(model: dict[str, Any], message: str) -> None:
+    tables = {"family": "resnet9", "stem": {"width": 8}, "widths": [8, 16]} | model
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        recipes.validate({"name": "mine", "model": tables}, "mine")
 
 
 def test_inherits_one_parent_key_by_key(write: Any) -> None:
@@ -224,10 +251,18 @@ def test_an_inherited_section_can_be_taken_away(write: Any) -> None:
     assert (child.muon, child.lookahead) == (None, None)
 
 
-@given(st.text(max_size=20))
+@given(st.text(max_size=20).filter(lambda text: text != recipes.ABSENT))  # that word takes a value away
 def test_any_text_survives_the_round_trip(text: str) -> None:
     recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"claim": text}})
     assert tomllib.loads(recipes.to_toml(recipe))["expect"]["claim"] == text
+
+
+def test_a_whitening_stem_survives_the_round_trip(write: Any) -> None:
+    stem = "model.stem={ kind = 'whitening', kernel = 2, bias_epochs = 3 }"
+    recipe = recipes.load(write(MINIMAL), [stem, "model.block=preactivation", "model.stochastic_depth=0.1"])
+    text = recipes.to_toml(recipe)
+    assert 'stem = { kind = "whitening", kernel = 2, bias_epochs = 3 }' in text.splitlines()
+    assert recipes.load(write(text, "again")).model == recipe.model
 
 
 def test_the_hash_sees_values_not_formatting(write: Any) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 
 from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet.config import RecipeConfig
+from thriftnet.data.prepare import prepare
 from thriftnet.errors import BudgetError, Interrupted, NonFiniteLossError, RecipeError, RunFolderError
+from thriftnet.models.build import count_parameters
+from thriftnet.models.stem import whitening_filters
 from thriftnet.training import loop
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import SilentDisplay
@@ -73,6 +77,7 @@ def test_same_seed_same_weights_other_seed_other_weights(out: Path) -> None:
     assert not torch.equal(first["conv.weight"], other["conv.weight"])
 
 
+WHITENING = {"stem": {"kind": "whitening", "kernel": 2, "bias_epochs": 3}, "norm_scale": False}
 RESUMABLE = {
     "plain": {},
     "adam with averaging": {"optimizer": {"name": "adam", "lr": 0.01}, "training": {"ema_decay": 0.9}},
@@ -81,6 +86,12 @@ RESUMABLE = {
     "asam over adamw": {"perturbation": {"name": "asam"}, "optimizer": {"name": "adamw", "lr": 0.01}},
     "muon": {"muon": {"lr": 0.02, "weight_decay": 0.1}, "optimizer": {"bias_lr_factor": 2.0, "linear_lr_factor": 0.5}},
     "muon on normalised weights": {"muon": {"lr": 0.1, "normalize_weights": True}, "schedule": {"name": "linear"}},
+    "muon and lookahead over a whitening stem": {
+        "model": {"stem": {"kind": "whitening", "kernel": 2, "bias_epochs": 3}},
+        "muon": {"lr": 0.1, "normalize_weights": True},
+        "lookahead": {"steps": 3},
+        "optimizer": {"bias_lr_factor": 4.0},
+    },
     # An epoch has 4 steps: epochs end between synchronisations.
     "lookahead": {"lookahead": {"steps": 3}},
     "all together": {
@@ -93,6 +104,9 @@ RESUMABLE = {
     "plateau": {"schedule": {"name": "plateau", "patience_epochs": 0, "gamma": 0.5}},
     "originals concatenated": {"augment": {"concatenate_originals": True}},
     "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
+    "whitening, bias frozen before the stop": {"model": WHITENING | {"stem": WHITENING["stem"] | {"bias_epochs": 1}}},
+    "whitening, bias frozen after the stop": {"model": WHITENING, "training": {"ema_decay": 0.9}},
+    "stochastic depth": {"model": {"block": "preactivation", "stochastic_depth": 0.5}},
 }
 
 
@@ -112,6 +126,41 @@ def test_resume_gives_the_uninterrupted_result_bit_for_bit(out: Path, sections: 
     for which in ("selected", "last"):
         expected, found = whole.read_weights(which), parts.read_weights(which)
         assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class WatchStem(SilentDisplay):
+    """Notes the stem as it is saved after each epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self.stems = RunFolder(path), list[dict[str, torch.Tensor]]()
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        weights = self.folder.read_weights("last")
+        self.stems.append({name: weights[f"conv.{name}"] for name in ("weight", "bias")})
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}, {"name": "adamw"}])
+def test_a_whitening_stem_is_computed_from_the_training_images_and_its_bias_frozen(
+    out: Path, optimizer: dict[str, Any]
+) -> None:
+    recipe = tiny_recipe(model=WHITENING, optimizer=optimizer | {"lr": 0.01}, training={"epochs": 5})
+    display = WatchStem(out)
+    folder = run(recipe, out, display=display)
+    data = prepare(TinySource(), recipe.data, "validation", 0)
+    filters = whitening_filters(data.train.images, data.mean, data.std, kernel=2)
+    expected = torch.cat([filters, -filters]).view(8, 1, 2, 2)
+    assert all(torch.equal(stem["weight"], expected) for stem in display.stems)
+    moved = [not torch.equal(*pair) for pair in pairwise(stem["bias"] for stem in display.stems)]
+    assert display.stems[0]["bias"].any()
+    assert moved == [True, True, False, False]
+    # The bias counts although it is frozen in the end; the filters and the scales never do.
+    assert folder.read_json("result.json")["parameters"] == count_parameters(recipe.model, 1, 3)
+
+
+def test_the_average_begins_with_the_whitened_stem(out: Path) -> None:
+    stem = run(tiny_recipe(model=WHITENING), out / "plain").read_weights("last")["conv.weight"]
+    averaged = run(tiny_recipe(model=WHITENING, training={"ema_decay": 0.9}), out / "averaged").read_weights("last")
+    assert torch.equal(averaged["conv.weight"], stem)
 
 
 class StopAtOnce(SilentDisplay):
@@ -277,7 +326,6 @@ def test_batch_size_changes_no_augmented_image() -> None:
 
     def augmented(batch_size: int) -> torch.Tensor:
         recipe = tiny_recipe(training={"batch_size": batch_size, "selection": "last"}, data={"validation_images": 0})
-        from thriftnet.data.prepare import prepare
         from thriftnet.runtime import resolve
 
         source = TinySource()

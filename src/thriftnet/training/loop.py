@@ -27,6 +27,7 @@ from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, St
 from thriftnet.evaluation.predict import predict_logits
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.build import build_model, check_recipe_network
+from thriftnet.models.stem import start_epoch, whiten
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.lookahead import Lookahead
@@ -72,7 +73,7 @@ def fit(
             folder.log("automatic choice", reason=reason)
         display.start(
             [
-                f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters",
+                f"{recipe.name}: {run.parameters:,} trainable parameters",
                 *source.notes,
                 *runtime.reasons,
             ],
@@ -109,6 +110,8 @@ class _Run:
         channels = data.train.images.shape[1]
         runtimes.seed_everything(training.seed, epoch=0)
         network = build_model(recipe.model, channels, len(data.class_names), recipe.name)
+        whiten(network, data.train.images, data.mean, data.std)
+        self.parameters = trainable_parameters(network)  # now: some may be frozen in a later epoch
         self.network = runtime.place(network)
         lookahead = Lookahead(self.network, recipe.lookahead) if recipe.lookahead is not None else None
         average = WeightAverage(self.network, training.ema_decay) if training.ema_decay is not None else None
@@ -215,6 +218,7 @@ class _Run:
         training = self.recipe.training
         runtimes.seed_everything(training.seed, epoch)
         self.learner.network.train()
+        start_epoch(self.network, epoch)
         first_step = (epoch - 1) * self.schedule.steps_per_epoch
         monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
         exact = torch.float32 if self.runtime.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
@@ -353,7 +357,7 @@ class _Run:
             "status": status,
             "recipe": self.recipe.name,
             "recipe_hash": recipes.content_hash(self.recipe),
-            "parameters": trainable_parameters(self.network),
+            "parameters": self.parameters,
             "seed": training.seed,
             "epochs": len(self.history),
             "epochs_planned": training.epochs,
