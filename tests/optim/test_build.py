@@ -191,6 +191,7 @@ def test_the_first_convolution_is_the_input_layer_even_when_frozen() -> None:
     [
         {"stem": {"width": 4}, "widths": [4, 8], "blocks": [1, 1], "strides": [1, 2], "se_reduction": 4},
         {"family": "resnet9", "stem": {"width": 4}, "widths": [4, 8, 8]},
+        {"stem": {"kind": "whitening", "kernel": 2}, "widths": [4, 8], "blocks": [1, 1], "strides": [1, 2]},
     ],
 )
 def test_muon_leaves_stem_and_linear_layer_of_our_networks(model: dict[str, Any]) -> None:

@@ -88,6 +88,12 @@ RESUMABLE = {
     "asam over adamw": {"perturbation": {"name": "asam"}, "optimizer": {"name": "adamw", "lr": 0.01}},
     "muon": {"muon": {"lr": 0.02, "weight_decay": 0.1}, "optimizer": {"bias_lr_factor": 2.0, "linear_lr_factor": 0.5}},
     "muon on normalised weights": {"muon": {"lr": 0.1, "normalize_weights": True}, "schedule": {"name": "linear"}},
+    "muon and lookahead over a whitening stem": {
+        "model": {"stem": {"kind": "whitening", "kernel": 2, "bias_epochs": 3}},
+        "muon": {"lr": 0.1, "normalize_weights": True},
+        "lookahead": {"steps": 3},
+        "optimizer": {"bias_lr_factor": 4.0},
+    },
     # An epoch has 4 steps: epochs end between synchronisations.
     "lookahead": {"lookahead": {"steps": 3}},
     "all together": {
