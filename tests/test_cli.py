@@ -173,6 +173,9 @@ class TestEvaluate:
         assert "averaged over the image and its mirror image" in outcome.stdout
         assert Path(outcome.last_line).name == "evaluation-test-tta-flip.json"
         assert events(trained.path)[-2]["tta"] == "flip"
+        outcome = thriftnet("evaluate", trained.path, "--tta", "flip_shift")
+        assert "mirror image, each also shifted by one pixel" in outcome.stdout
+        assert Path(outcome.last_line).name == "evaluation-test-tta-flip_shift.json"
         assert not (trained.path / "evaluation-test.json").exists()
 
     def test_moved_data_is_named_and_can_be_given(self, trained: Trained, tmp_path: Path) -> None:

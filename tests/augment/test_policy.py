@@ -89,6 +89,13 @@ def test_any_order_and_any_partition_gives_the_same_images(
     assert torch.equal(torch.cat([augment(images[part], Draws(0, 1, part)) for part in parts]), whole[indices])
 
 
+@pytest.mark.parametrize("geometry", ["exact", "fused"])
+@pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: str(op["op"]))
+def test_a_batch_without_images_stays_one(op: dict[str, Any], geometry: str):
+    """As of a last batch that, beside originals, has no augmented copy."""
+    assert policy(op, op, geometry=geometry)(noise(0), draws(0)).shape == (0, 3, 32, 32)
+
+
 @pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: str(op["op"]))
 def test_every_operation_draws_anew_for_each_image_epoch_and_seed(op: dict[str, Any]):
     images = noise(1).expand(32, -1, -1, -1)
