@@ -163,7 +163,10 @@ def main() -> None:
     print(f"{'':<24} {'exact':>9} {'fused':>9} {'mean difference':>16} {'pixels over 1 level':>20}")
     rows = []
     for name, augment in lists.items():
-        row = {"name": name, "images_a_second": images_per_second(augment, batch, arguments.rounds, clock)}
+        row: dict[str, Any] = {
+            "name": name,
+            "images_a_second": images_per_second(augment, batch, arguments.rounds, clock),
+        }
         exact, fused = row["images_a_second"].values()
         line = f"{name:<24} {exact:>9,.0f}"
         if len(augment.ops) > 1:
