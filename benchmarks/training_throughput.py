@@ -28,7 +28,7 @@ from thriftnet.optim.build import build_optimizer
 from thriftnet.training.step import Learner, train_step
 
 SIDES = {
-    "fp32 as the papers ran it": RuntimeConfig(precision="fp32", channels_last="no"),
+    "fp32 as the papers ran it": RuntimeConfig(precision="fp32", channels_last="no", kernels="no"),
     "automatic choice": RuntimeConfig(),
 }
 WARMUP_STEPS = 2

@@ -15,7 +15,7 @@ from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
 from thriftnet.runtime import Runtime, environment, resolve, seed_everything
 
-CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1)
+CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1, kernels="no")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_b
     chosen = resolve(RuntimeConfig())
     assert (chosen.device.type, chosen.precision, chosen.channels_last, chosen.threads) == ("cpu", precision, True, 3)
     assert [reason.split(":")[0] for reason in chosen.reasons] == [
-        "device cpu", f"precision {precision}", "channels-last on", "threads 3",
+        "device cpu", f"precision {precision}", "channels-last on", "threads 3", "kernels on",
     ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> No
     recorded = environment(resolve(CPU))
     assert set(recorded) == {
         "python", "system", "packages", "device", "device_name", "precision", "channels_last", "threads", "cores",
-        "reasons", "git_commit",
+        "kernels", "reasons", "git_commit",
     }  # fmt: skip
     assert recorded["packages"]["torch"] == torch.__version__
     assert (recorded["device"], recorded["precision"], recorded["threads"]) == ("cpu", "fp32", 1)

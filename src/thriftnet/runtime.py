@@ -16,6 +16,8 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
+from thriftnet.kernels.build import KernelsUnavailable
+from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +31,8 @@ class Runtime:
     channels_last: bool
     threads: int
     reasons: tuple[str, ...]
+    kernels: bool = False
+    """Whether `place` lets the network use the compiled kernels."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass; does nothing in fp32."""
@@ -45,6 +49,8 @@ class Runtime:
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in the memory layout."""
+        if self.kernels:
+            use_kernels(network)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
@@ -65,7 +71,8 @@ def resolve(config: RuntimeConfig) -> Runtime:
         channels_last = config.channels_last == "yes"
     threads = _threads(config.threads, reasons)
     torch.set_num_threads(threads)
-    return Runtime(device, precision, channels_last, threads, tuple(reasons))
+    kernels = _kernels(config, device, channels_last, reasons)
+    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels)
 
 
 def _device(wanted: str, reasons: list[str]) -> torch.device:
@@ -137,6 +144,33 @@ def _threads(wanted: int | str, reasons: list[str]) -> int:
     return threads
 
 
+def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, reasons: list[str]) -> bool:
+    """A GPU and torch.compile have fused layers of their own, so there is nothing to choose there."""
+    if config.kernels == "no":
+        return False
+    if device.type != "cpu":
+        if config.kernels == "yes":
+            raise RecipeError(
+                f"runtime.kernels = 'yes' is for the CPU, not for {device.type}; set runtime.device = cpu "
+                "or runtime.kernels = auto"
+            )
+        return False
+    if config.kernels == "auto" and (config.compile or not channels_last):
+        what = "torch.compile fuses these layers itself" if config.compile else "they need channels-last memory"
+        reasons.append(f"kernels off: {what}")
+        return False
+    try:
+        prepare()
+    except KernelsUnavailable as problem:
+        if config.kernels == "yes":
+            raise RecipeError(f"runtime.kernels = 'yes' is not possible here: {problem}") from None
+        reasons.append(f"kernels off, training is slower: {problem}")
+        return False
+    if config.kernels == "auto":
+        reasons.append("kernels on: normalisation, ReLU and addition as one, compiled for this processor")
+    return True
+
+
 def environment(runtime: Runtime) -> dict[str, Any]:
     """What a number measured here depends on; an allow-list, so no secret of the environment is ever stored."""
     packages = ("torch", "numpy", "pydantic", "pillow", "pyarrow", "scikit-learn", "safetensors", "thriftnet")
@@ -150,6 +184,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "precision": runtime.precision,
         "channels_last": runtime.channels_last,
         "threads": runtime.threads,
+        "kernels": runtime.kernels,
         "cores": available_cores(),
         "reasons": list(runtime.reasons),
         "git_commit": git_commit(),

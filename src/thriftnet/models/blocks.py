@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thriftnet.kernels.norm_act_add import norm_act_add
+
 Activation = Callable[[Tensor], Tensor]
 
 ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -73,14 +75,18 @@ class ResidualBlock(nn.Module):
             else None
         )
 
-    def branch(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
+        """The branch up to its last normalisation, and that one, which the addition takes along."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.branch(x)
-        if self.se is not None:
-            out = self.se(out)
-        return self.activation(out + (x if self.shortcut is None else self.shortcut(x)))
+        def shortcut() -> Tensor:
+            return x if self.shortcut is None else norm_act_add(self.shortcut[0](x), self.shortcut[1])
+
+        out, last_norm = self.branch(x)
+        if self.se is None:
+            return norm_act_add(out, last_norm, self.activation, shortcut)
+        return self.activation(self.se(norm_act_add(out, last_norm)) + shortcut())
 
 
 class BasicBlock(ResidualBlock):
@@ -95,11 +101,11 @@ class BasicBlock(ResidualBlock):
         self.norm2 = nn.BatchNorm2d(width)
         self._add_tail(in_width, stride, style)
 
-    def branch(self, x: Tensor) -> Tensor:
-        out = self.activation(self.norm1(self.conv1(x)))
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
+        out = norm_act_add(self.conv1(x), self.norm1, self.activation)
         if self.dropout is not None:
             out = self.dropout(out)
-        return self.norm2(self.conv2(out))
+        return self.conv2(out), self.norm2
 
 
 class Bottleneck(ResidualBlock):
@@ -120,12 +126,12 @@ class Bottleneck(ResidualBlock):
         self.norm3 = nn.BatchNorm2d(self.out_width)
         self._add_tail(in_width, stride, style)
 
-    def branch(self, x: Tensor) -> Tensor:
-        out = self.activation(self.norm1(self.conv1(x)))
-        out = self.activation(self.norm2(self.conv2(out)))
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
+        out = norm_act_add(self.conv1(x), self.norm1, self.activation)
+        out = norm_act_add(self.conv2(out), self.norm2, self.activation)
         if self.dropout is not None:
             out = self.dropout(out)
-        return self.norm3(self.conv3(out))
+        return self.conv3(out), self.norm3
 
 
 class ResNeXtBlock(Bottleneck):

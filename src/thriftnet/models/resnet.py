@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
+from thriftnet.kernels.norm_act_add import norm_act_add
 from thriftnet.models.blocks import ACTIVATIONS, BasicBlock, BlockStyle, Bottleneck, ResNeXtBlock, conv
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
@@ -58,6 +59,6 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.norm(self.conv(x)))
+        x = norm_act_add(self.conv(x), self.norm, self.activation)
         x = self.pool(self.stages(x))
         return self.linear(x.flatten(1))

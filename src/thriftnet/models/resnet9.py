@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
+from thriftnet.kernels.norm_act_add import norm_act_add
 from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv
 
 
@@ -23,7 +24,7 @@ class ConvNorm(nn.Module):
         self.activation = style.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.norm(self.conv(x)))
+        x = norm_act_add(self.conv(x), self.norm, self.activation)
         return x if self.pool is None else self.pool(x)
 
 
