@@ -64,6 +64,8 @@ def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
         ("[augment]\nops = [{ op = 'affine', scale = [2.0, 1.0] }]", "scale = [2.0, 1.0] must satisfy"),
         ("[model.se]\nreduction = 4", "unknown key model.se"),
         ("[runtime]\nprecision = 'fp8'", "'bf16'"),
+        ("[runtime]\nkernels = 'yes'\ncompile = true", "kernels = 'yes' and compile = true exclude each other"),
+        ("[runtime]\nkernels = 'yes'\nchannels_last = 'no'", "needs channels_last = 'yes' or 'auto'"),
         ("not toml", "is not valid TOML"),
     ],
 )

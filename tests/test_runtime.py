@@ -13,6 +13,7 @@ from torch import nn
 from thriftnet import runtime
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
+from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.runtime import Runtime, environment, resolve, seed_everything
 
 CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1, kernels="no")
@@ -45,6 +46,7 @@ def test_what_is_given_is_taken_without_a_reason() -> None:
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+    monkeypatch.setattr(runtime, "prepare", lambda: None)
     monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(runtime, "available_cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -123,6 +125,46 @@ def test_place_sets_the_layout(channels_last: str, memory: torch.memory_format) 
     assert not placed.weight.is_contiguous(
         memory_format=torch.contiguous_format if channels_last == "yes" else torch.channels_last
     )
+
+
+def no_compiler() -> None:
+    raise KernelsUnavailable("no C++ compiler is installed; install g++")
+
+
+def test_kernels_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "prepare", no_compiler)
+    automatic = CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"})
+    chosen = resolve(automatic)
+    assert not chosen.kernels
+    assert chosen.reasons == ("kernels off, training is slower: no C++ compiler is installed; install g++",)
+    with pytest.raises(RecipeError, match="'yes' is not possible here: no C"):
+        resolve(automatic.model_copy(update={"kernels": "yes"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"compile": True}, "torch.compile fuses"), ({"channels_last": "no"}, "they need channels-last memory")],
+)
+def test_kernels_where_they_do_not_apply(values: dict[str, Any], says: str) -> None:
+    chosen = resolve(CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"} | values))
+    assert not chosen.kernels
+    assert says in chosen.reasons[-1]
+
+
+def test_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch, bf16=True)
+    assert not resolve(RuntimeConfig(threads=1)).kernels
+    with pytest.raises(RecipeError, match="'yes' is for the CPU, not for cuda"):
+        resolve(RuntimeConfig(threads=1, kernels="yes"))
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool) -> None:
+    marked: list[nn.Module] = []
+    monkeypatch.setattr(runtime, "use_kernels", marked.append)
+    network = nn.Conv2d(3, 4, 3)
+    Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels).place(network)
+    assert marked == ([network] if kernels else [])
 
 
 def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
