@@ -4,8 +4,8 @@
 
 Layers: every shape that normalisation meets in --networks, at batch 128, channels-last, with and without a residual.
 The bandwidth is what the kernel itself has to move: forward x twice and y once; backward dy and x twice and dx once,
-with a residual the output, and its gradient written and read. Steps: the whole training step of --recipes in fp32, as in
-training_throughput.py. Both sides take turns in one process; medians, and medians of the ratios round by round.
+with a residual the output, and its gradient written and read. Steps: the whole training step of --recipes in fp32, as
+in training_throughput.py. Both sides take turns in one process; medians, and medians of the ratios round by round.
 `cpu_ratio` compares processor time instead, on one thread (more would wait spinning): on a machine that others use too
 it is the steadier number.
 """
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -104,12 +105,18 @@ def measure_layer(channels: int, side: int, dtype: torch.dtype, with_residual: b
         "shape": list(shape), "dtype": str(dtype).removeprefix("torch."), "residual": with_residual,
     }  # fmt: skip
     passes = {"forward": 4 if with_residual else 3, "backward": 7 if with_residual else 5}
+    threads = torch.get_num_threads()
     for name, work in (("forward", forward), ("backward", backward)):
-        seconds = alternate({side: lambda side=side: work(side) for side in SIDES}, rounds, time.perf_counter)
+        sides = {side: partial(work, side) for side in SIDES}
+        seconds = alternate(sides, rounds, time.perf_counter)
+        torch.set_num_threads(1)
+        cpu_seconds = alternate(sides, rounds, time.process_time)
+        torch.set_num_threads(threads)
         milliseconds = {side: statistics.median(values) * 1e3 for side, values in seconds.items()}
         row[name] = {
             "ms": {side: round(value, 3) for side, value in milliseconds.items()},
             "ratio": ratio(seconds),
+            "cpu_ratio": ratio(cpu_seconds),
             "kernel_gb_per_s": round(passes[name] * megabytes / milliseconds["kernel"], 1),
         }
     return row
@@ -123,7 +130,7 @@ def measure_step(name: str, rounds: int) -> dict[str, Any]:
         side: Trainer(recipe, RuntimeConfig(precision="fp32", threads=threads, kernels=kernels))
         for side, kernels in zip(SIDES, ("no", "yes"), strict=True)
     }
-    sides = {side: lambda trainer=trainer: trainer.run(1) for side, trainer in trainers.items()}
+    sides = {side: partial(trainer.run, 1) for side, trainer in trainers.items()}
     seconds = alternate(sides, rounds, time.perf_counter)
     row["seconds"] = {side: round(statistics.median(values), 4) for side, values in seconds.items()}
     row["all_seconds"] = {side: [round(value, 4) for value in values] for side, values in seconds.items()}
@@ -148,17 +155,17 @@ def main() -> None:
     print(f"{environment['device_name']}, {environment['threads']} threads; built in {stored['build_seconds']} s")
     shapes = sorted({shape for network in arguments.networks for shape in normalised_shapes(network)})
     layers = []
-    print(f"{'channels':>8} {'side':>4} {'dtype':>8} residual   forward ms ratio GB/s   backward ms ratio GB/s")
+    print(f"{'channels':>8} {'side':>4} {'dtype':>8} residual  forward, backward: ms, ratio, cpu, GB/s")
     for channels, side in shapes:
         for dtype in (torch.float32, torch.bfloat16):
             for with_residual in (False, True):
                 row = measure_layer(channels, side, dtype, with_residual, arguments.rounds)
                 layers.append(row)
-                parts = [
-                    f"{row[part]['ms']['kernel']:>10.2f} {row[part]['ratio']:>5.2f} {row[part]['kernel_gb_per_s']:>4.1f}"
-                    for part in ("forward", "backward")
-                ]
-                print(f"{channels:>8} {side:>4} {row['dtype']:>8} {with_residual!s:>8} {'   '.join(parts)}", flush=True)
+                text = f"{channels:>8} {side:>4} {row['dtype']:>8} {with_residual!s:>8}"
+                for part in (row["forward"], row["backward"]):
+                    text += f" {part['ms']['kernel']:>8.2f} {part['ratio']:>5.2f} {part['cpu_ratio']:>5.2f}"
+                    text += f" {part['kernel_gb_per_s']:>5.1f}"
+                print(text, flush=True)
     steps = []
     for name in arguments.recipes:
         row = measure_step(name, arguments.rounds)

@@ -317,7 +317,7 @@ def test_the_loss_curve_stays(model: dict[str, Any], precision: str, tolerance: 
         runtime = resolve(RuntimeConfig(device="cpu", precision=precision, threads=1, kernels=kernels))
         torch.manual_seed(0)
         network = runtime.place(build_model(ModelConfig.model_validate(model), 1, 3)).train()
-        config = OptimizerConfig(name="sgd", lr=0.05)
+        config = OptimizerConfig(name="sgd", lr=0.02)
         optimizer = build_optimizer(network, config, runtime.device)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         learner = Learner(network, optimizer, config, None, 0.0, None, scaler, runtime)
