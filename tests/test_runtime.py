@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +28,11 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _allocator_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: False)
 
 
 @pytest.fixture
@@ -125,6 +134,36 @@ def test_place_sets_the_layout(channels_last: str, memory: torch.memory_format) 
     assert not placed.weight.is_contiguous(
         memory_format=torch.contiguous_format if channels_last == "yes" else torch.channels_last
     )
+
+
+def test_keeping_freed_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: True)
+    [reason] = resolve(CPU).reasons
+    assert reason.startswith("allocator: freed memory is kept")
+
+
+FAULTS = """
+import resource, sys, torch
+from thriftnet.runtime import keep_freed_memory
+print(keep_freed_memory())
+def faults():
+    torch.ones(4_000_000)  # 16 MB, 3,906 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults()
+before = faults()
+print(faults() - before < 1000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(
+    "variables", [{}, {"MALLOC_MMAP_THRESHOLD_": "1000000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}]
+)
+def test_freed_memory_is_kept_unless_the_user_has_chosen(variables: dict[str, str]) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRE"))}
+    command = [sys.executable, "-c", FAULTS]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=clean | variables).stdout
+    assert output.split() == (["False", "False"] if variables else ["True", "True"])
 
 
 def no_compiler() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -18,6 +19,8 @@ from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,6 +75,10 @@ def resolve(config: RuntimeConfig) -> Runtime:
     threads = _threads(config.threads, reasons)
     torch.set_num_threads(threads)
     kernels = _kernels(config, device, channels_last, reasons)
+    if device.type == "cpu" and keep_freed_memory():
+        reasons.append(
+            "allocator: freed memory is kept, because fresh pages are slow; any MALLOC_ variable changes that"
+        )
     return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels)
 
 
@@ -169,6 +176,19 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
     if config.kernels == "auto":
         reasons.append("kernels on: normalisation, ReLU and addition as one, compiled for this processor")
     return True
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library's allocator (glibc) reuse freed activations instead of giving them back to the system.
+
+    By default every large tensor is mapped anew, and the system clears each of its pages at first use. Returns whether
+    it is so now: not where another allocator is loaded or the user has set one of glibc's variables.
+    """
+    chosen = [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
+    if chosen or platform.libc_ver()[0] != "glibc" or "malloc" in os.environ.get("LD_PRELOAD", ""):
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:

@@ -312,16 +312,17 @@ void backward(const T* dy, const T* x, const T* y, T* dx, T* masked, long rows, 
       slopes = tiling.repeated(slope.data());
       offsets = tiling.repeated(offset.data());
     }
-    if (dx) for_my_parts(tiling, true, [&](long part) {
-      for_each_run(
-          tiling, part,
-          [&](long at, long count, long width) {
-            write_input_gradient<T, mask == kMaskFromInput ? kMaskFromInput : kNoMask>(
-                gradient + at, x + at, dx + at, count, width, means.data(), scales.data(), biases.data(),
-                slopes.data(), offsets.data());
-          },
-          [] {});
-    });
+    if (dx)
+      for_my_parts(tiling, true, [&](long part) {
+        for_each_run(
+            tiling, part,
+            [&](long at, long count, long width) {
+              write_input_gradient<T, mask == kMaskFromInput ? kMaskFromInput : kNoMask>(
+                  gradient + at, x + at, dx + at, count, width, means.data(), scales.data(), biases.data(),
+                  slopes.data(), offsets.data());
+            },
+            [] {});
+      });
   }
 }
 
