@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,11 @@ def later_images_per_second(images: Tensor, rounds: int, clock: Callable[[], flo
     fractions, indices = images / 255, torch.arange(len(images), device=images.device)
     labels = indices % 10
     configs = [MixConfig(name="mixup"), MixConfig(name="cutmix"), MixConfig(name="ricap")]
-    calls: dict[str, Callable[[int], object]] = {
-        mix.name: lambda step, mix=mix: mix_batch(mix, fractions, labels, Draws(0, step, indices), step)
-        for mix in configs
-    }
+
+    def mixed(mix: MixConfig, step: int) -> object:
+        return mix_batch(mix, fractions, labels, Draws(0, step, indices), step)
+
+    calls: dict[str, Callable[[int], object]] = {mix.name: partial(mixed, mix) for mix in configs}
     calls[f"resized to {RESIZED_SIDE_PX}"] = lambda step: resize(fractions, RESIZED_SIDE_PX)
     speeds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(WARMUP_ROUNDS + rounds):

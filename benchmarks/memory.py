@@ -69,6 +69,8 @@ def varied(recipe: RecipeConfig, axis: str, value: float) -> RecipeConfig:
     if axis == "width":
         if model.widths is None:
             raise UserError(f"{recipe.name} has no model.widths to vary; give --around a recipe that has")
+        if model.stem.width is None:
+            raise UserError(f"{recipe.name} has a whitening stem, whose width follows; give --around another recipe")
         scaled = {
             "stem": {"width": max(1, round(model.stem.width * value))},
             "widths": [max(1, round(width * value)) for width in model.widths],

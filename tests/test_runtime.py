@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +17,10 @@ from torch import nn
 from thriftnet import runtime
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
+from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.runtime import Runtime, environment, resolve, seed_everything
 
-CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1)
+CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1, kernels="no")
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +28,11 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _allocator_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: False)
 
 
 @pytest.fixture
@@ -45,13 +55,14 @@ def test_what_is_given_is_taken_without_a_reason() -> None:
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+    monkeypatch.setattr(runtime, "prepare", lambda: None)
     monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(runtime, "available_cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     chosen = resolve(RuntimeConfig())
     assert (chosen.device.type, chosen.precision, chosen.channels_last, chosen.threads) == ("cpu", precision, True, 3)
     assert [reason.split(":")[0] for reason in chosen.reasons] == [
-        "device cpu", f"precision {precision}", "channels-last on", "threads 3",
+        "device cpu", f"precision {precision}", "channels-last on", "threads 3", "kernels on",
     ]  # fmt: skip
 
 
@@ -125,13 +136,83 @@ def test_place_sets_the_layout(channels_last: str, memory: torch.memory_format) 
     )
 
 
+def test_keeping_freed_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: True)
+    [reason] = resolve(CPU).reasons
+    assert reason.startswith("allocator: freed memory is kept")
+
+
+FAULTS = """
+import resource, sys, torch
+from thriftnet.runtime import keep_freed_memory
+print(keep_freed_memory())
+def faults():
+    torch.ones(4_000_000)  # 16 MB, 3,906 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults()
+before = faults()
+print(faults() - before < 1000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(
+    "variables", [{}, {"MALLOC_MMAP_THRESHOLD_": "1000000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}]
+)
+def test_freed_memory_is_kept_unless_the_user_has_chosen(variables: dict[str, str]) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRE"))}
+    command = [sys.executable, "-c", FAULTS]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=clean | variables).stdout
+    assert output.split() == (["False", "False"] if variables else ["True", "True"])
+
+
+def no_compiler() -> None:
+    raise KernelsUnavailable("no C++ compiler is installed; install g++")
+
+
+def test_kernels_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "prepare", no_compiler)
+    automatic = CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"})
+    chosen = resolve(automatic)
+    assert not chosen.kernels
+    assert chosen.reasons == ("kernels off, training is slower: no C++ compiler is installed; install g++",)
+    with pytest.raises(RecipeError, match="'yes' is not possible here: no C"):
+        resolve(automatic.model_copy(update={"kernels": "yes"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"compile": True}, "torch.compile fuses"), ({"channels_last": "no"}, "they need channels-last memory")],
+)
+def test_kernels_where_they_do_not_apply(values: dict[str, Any], says: str) -> None:
+    chosen = resolve(CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"} | values))
+    assert not chosen.kernels
+    assert says in chosen.reasons[-1]
+
+
+def test_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch, bf16=True)
+    assert not resolve(RuntimeConfig(threads=1)).kernels
+    with pytest.raises(RecipeError, match="'yes' is for the CPU, not for cuda"):
+        resolve(RuntimeConfig(threads=1, kernels="yes"))
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool) -> None:
+    marked: list[nn.Module] = []
+    monkeypatch.setattr(runtime, "use_kernels", marked.append)
+    network = nn.Conv2d(3, 4, 3)
+    Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels).place(network)
+    assert marked == ([network] if kernels else [])
+
+
 def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKEN", "hunter2-secret")
     monkeypatch.setenv("USER", "somebody-by-name")
     recorded = environment(resolve(CPU))
     assert set(recorded) == {
         "python", "system", "packages", "device", "device_name", "precision", "channels_last", "threads", "cores",
-        "reasons", "git_commit",
+        "kernels", "reasons", "git_commit",
     }  # fmt: skip
     assert recorded["packages"]["torch"] == torch.__version__
     assert (recorded["device"], recorded["precision"], recorded["threads"]) == ("cpu", "fp32", 1)

@@ -608,6 +608,16 @@ class RuntimeConfig(Section):
     """Intra-operation CPU threads."""
     compile: bool = False
     """Whether torch.compile translates the network; its time counts as training time."""
+    kernels: Literal["auto", "yes", "no"] = "auto"
+    """Whether normalisation, ReLU and addition run as one kernel, which a C++ compiler here translates (CPU only)."""
+
+    @model_validator(mode="after")
+    def _kernels_apply(self) -> Self:
+        if self.kernels == "yes" and self.compile:
+            raise ValueError("kernels = 'yes' and compile = true exclude each other; set one of them to no or false")
+        if self.kernels == "yes" and self.channels_last == "no":
+            raise ValueError("kernels = 'yes' needs channels_last = 'yes' or 'auto'")
+        return self
 
 
 class ExpectConfig(Section):

@@ -200,7 +200,7 @@ def _split(source: Source, run: Run, split: Split) -> LabelledImages:
 
 def _logits(run: Run, network: torch.nn.Module, images: Tensor, tta: Averaging) -> tuple[Tensor, runtimes.Runtime]:
     # In fp32 on whatever device is here, not as the run was trained: a run folder gives the same classes everywhere.
-    runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=run.recipe.runtime.threads))
+    runtime = runtimes.resolve(RuntimeConfig(precision="fp32", kernels="no", threads=run.recipe.runtime.threads))
     logits = predict_logits(
         runtime.place(network),
         images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -16,6 +17,10 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
+from thriftnet.kernels.build import KernelsUnavailable
+from thriftnet.kernels.norm_act_add import prepare, use_kernels
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +34,8 @@ class Runtime:
     channels_last: bool
     threads: int
     reasons: tuple[str, ...]
+    kernels: bool = False
+    """Whether `place` lets the network use the compiled kernels."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass; does nothing in fp32."""
@@ -45,6 +52,8 @@ class Runtime:
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in the memory layout."""
+        if self.kernels:
+            use_kernels(network)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
@@ -65,7 +74,12 @@ def resolve(config: RuntimeConfig) -> Runtime:
         channels_last = config.channels_last == "yes"
     threads = _threads(config.threads, reasons)
     torch.set_num_threads(threads)
-    return Runtime(device, precision, channels_last, threads, tuple(reasons))
+    kernels = _kernels(config, device, channels_last, reasons)
+    if device.type == "cpu" and keep_freed_memory():
+        reasons.append(
+            "allocator: freed memory is kept, because fresh pages are slow; any MALLOC_ variable changes that"
+        )
+    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels)
 
 
 def _device(wanted: str, reasons: list[str]) -> torch.device:
@@ -137,6 +151,46 @@ def _threads(wanted: int | str, reasons: list[str]) -> int:
     return threads
 
 
+def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, reasons: list[str]) -> bool:
+    """A GPU and torch.compile have fused layers of their own, so there is nothing to choose there."""
+    if config.kernels == "no":
+        return False
+    if device.type != "cpu":
+        if config.kernels == "yes":
+            raise RecipeError(
+                f"runtime.kernels = 'yes' is for the CPU, not for {device.type}; set runtime.device = cpu "
+                "or runtime.kernels = auto"
+            )
+        return False
+    if config.kernels == "auto" and (config.compile or not channels_last):
+        what = "torch.compile fuses these layers itself" if config.compile else "they need channels-last memory"
+        reasons.append(f"kernels off: {what}")
+        return False
+    try:
+        prepare()
+    except KernelsUnavailable as problem:
+        if config.kernels == "yes":
+            raise RecipeError(f"runtime.kernels = 'yes' is not possible here: {problem}") from None
+        reasons.append(f"kernels off, training is slower: {problem}")
+        return False
+    if config.kernels == "auto":
+        reasons.append("kernels on: normalisation, ReLU and addition as one, compiled for this processor")
+    return True
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library's allocator (glibc) reuse freed activations instead of giving them back to the system.
+
+    By default every large tensor is mapped anew, and the system clears each of its pages at first use. Returns whether
+    it is so now: not where another allocator is loaded or the user has set one of glibc's variables.
+    """
+    chosen = [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
+    if chosen or platform.libc_ver()[0] != "glibc" or "malloc" in os.environ.get("LD_PRELOAD", ""):
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
 def environment(runtime: Runtime) -> dict[str, Any]:
     """What a number measured here depends on; an allow-list, so no secret of the environment is ever stored."""
     packages = ("torch", "numpy", "pydantic", "pillow", "pyarrow", "scikit-learn", "safetensors", "thriftnet")
@@ -150,6 +204,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "precision": runtime.precision,
         "channels_last": runtime.channels_last,
         "threads": runtime.threads,
+        "kernels": runtime.kernels,
         "cores": available_cores(),
         "reasons": list(runtime.reasons),
         "git_commit": git_commit(),

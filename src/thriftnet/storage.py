@@ -1,4 +1,4 @@
-"""Files that are complete or absent.
+"""Files that are complete or absent, and the folder of what can be made again.
 
 A file is written beside its final place, forced to the disk and then renamed over it, so that neither a full disk nor a
 killed process leaves half a file under the real name. Every refusal of the operating system becomes one StorageError.
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from thriftnet.errors import StorageError
 
+CACHE_VARIABLE = "THRIFTNET_CACHE"
+
 _REASONS = {
     errno.ENOSPC: ("no space is left on the device", "free some space or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
@@ -29,6 +31,13 @@ _REASONS = {
     errno.EISDIR: ("it is a folder", "give the path of a file"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
 }
+
+
+def cache_folder() -> Path:
+    """The folder in THRIFTNET_CACHE, else the user's own cache; it need not exist."""
+    import pooch
+
+    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("thriftnet")).expanduser()
 
 
 def storage_error(path: Path, error: OSError, safe: str) -> StorageError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,8 @@ from types import TracebackType
 
 from thriftnet.data.cifar import LAYOUTS
 from thriftnet.errors import DataError
-from thriftnet.storage import storage_error
+from thriftnet.storage import cache_folder, storage_error
 
-CACHE_VARIABLE = "THRIFTNET_CACHE"
 ARCHIVES = {"cifar10": LAYOUTS[0], "cifar100": LAYOUTS[1]}
 _SITE = "https://www.cs.toronto.edu/~kriz"
 _TIMEOUT_S = 30
@@ -30,7 +28,7 @@ def fetch(name: str, site: str = _SITE) -> Path:
 
     layout = ARCHIVES[name]
     url = f"{site}/{layout.archive}"
-    folder = Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("thriftnet")).expanduser()
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet(pooch.get_logger()), _Progress(layout.archive) as progress:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thriftnet.kernels.norm_act_add import norm_act_add
+
 Activation = Callable[[Tensor], Tensor]
 
 ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -89,7 +91,7 @@ class StochasticDepth(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """activation(branch(x) + shortcut(x)); subclasses define the branch.
+    """activation(branch(x) + shortcut(x)); subclasses define the branch, or their own order.
 
     The shortcut is the identity, or 1x1 convolution and normalisation where the shape changes
     (He et al. 2015, arXiv 1512.03385, option B).
@@ -111,7 +113,8 @@ class ResidualBlock(nn.Module):
     def _projection(self, in_width: int, stride: int, style: BlockStyle) -> nn.Module:
         return nn.Sequential(conv(in_width, self.out_width, 1, style, stride), norm(self.out_width, style))
 
-    def branch(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
+        """The branch up to its last normalisation, and that one, which the addition takes along."""
         raise NotImplementedError
 
     def _tail(self, out: Tensor) -> Tensor:
@@ -121,8 +124,16 @@ class ResidualBlock(nn.Module):
         return out if self.stochastic_depth is None else self.stochastic_depth(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self._tail(self.branch(x))
-        return self.activation(out + (x if self.shortcut is None else self.shortcut(x)))
+        def shortcut() -> Tensor:
+            if self.shortcut is None:
+                return x
+            assert isinstance(self.shortcut, nn.Sequential)
+            return norm_act_add(self.shortcut[0](x), self.shortcut[1])
+
+        out, last_norm = self.branch(x)
+        if self.se is None and self.stochastic_depth is None:
+            return norm_act_add(out, last_norm, self.activation, shortcut)
+        return self.activation(self._tail(norm_act_add(out, last_norm)) + shortcut())
 
 
 class BasicBlock(ResidualBlock):
@@ -137,11 +148,11 @@ class BasicBlock(ResidualBlock):
         self.norm2 = norm(width, style)
         self._add_tail(in_width, stride, style)
 
-    def branch(self, x: Tensor) -> Tensor:
-        out = self.activation(self.norm1(self.conv1(x)))
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
+        out = norm_act_add(self.conv1(x), self.norm1, self.activation)
         if self.dropout is not None:
             out = self.dropout(out)
-        return self.norm2(self.conv2(out))
+        return self.conv2(out), self.norm2
 
 
 class PreactivationBlock(ResidualBlock):
@@ -163,16 +174,12 @@ class PreactivationBlock(ResidualBlock):
     def _projection(self, in_width: int, stride: int, style: BlockStyle) -> nn.Module:
         return conv(in_width, self.out_width, 1, style, stride)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Of the activated input."""
-        out = self.activation(self.norm2(self.conv1(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        activated = x if self.norm1 is None else norm_act_add(x, self.norm1, self.activation)
+        out = norm_act_add(self.conv1(activated), self.norm2, self.activation)
         if self.dropout is not None:
             out = self.dropout(out)
-        return self.conv2(out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated = x if self.norm1 is None else self.activation(self.norm1(x))
-        out = self._tail(self.branch(activated))
+        out = self._tail(self.conv2(out))
         return out + (x if self.shortcut is None else self.shortcut(activated))
 
 
@@ -194,12 +201,12 @@ class Bottleneck(ResidualBlock):
         self.norm3 = norm(self.out_width, style)
         self._add_tail(in_width, stride, style)
 
-    def branch(self, x: Tensor) -> Tensor:
-        out = self.activation(self.norm1(self.conv1(x)))
-        out = self.activation(self.norm2(self.conv2(out)))
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
+        out = norm_act_add(self.conv1(x), self.norm1, self.activation)
+        out = norm_act_add(self.conv2(out), self.norm2, self.activation)
         if self.dropout is not None:
             out = self.dropout(out)
-        return self.norm3(self.conv3(out))
+        return self.conv3(out), self.norm3
 
 
 class ResNeXtBlock(Bottleneck):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
+from thriftnet.kernels.norm_act_add import norm_act_add
 from thriftnet.models.blocks import (
     ACTIVATIONS,
     BasicBlock,
@@ -80,8 +81,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        x = self.activation(x if self.norm is None else self.norm(x))
+        x = self.activation(x) if self.norm is None else norm_act_add(x, self.norm, self.activation)
         x = self.stages(x)
         if self.final_norm is not None:
-            x = self.activation(self.final_norm(x))
+            x = norm_act_add(x, self.final_norm, self.activation)
         return self.logit_scale * self.linear(self.pool(x).flatten(1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
+from thriftnet.kernels.norm_act_add import norm_act_add
 from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv, norm
 from thriftnet.models.stem import stem_layers
 
@@ -39,7 +40,7 @@ class ConvNorm(nn.Module):
         x = self.conv(x)
         if self.pool_first:
             x = self._pooled(x)
-        x = self.activation(x if self.norm is None else self.norm(x))
+        x = self.activation(x) if self.norm is None else norm_act_add(x, self.norm, self.activation)
         return x if self.pool_first else self._pooled(x)
 
     def _pooled(self, x: Tensor) -> Tensor:

@@ -1,0 +1,111 @@
+"""Kernels in C++, compiled for this processor at first use and kept in the cache folder.
+
+A source includes nothing of torch and is called through ctypes, so it compiles in seconds and no torch version binds
+it. It must run on torch's own OpenMP threads (a second pool of threads would fight with the first for the cores), so it
+is linked to the OpenMP library that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from thriftnet.errors import StorageError
+from thriftnet.storage import cache_folder, write_atomic
+
+SOURCES = Path(__file__).parent
+COMPILERS = ("g++", "c++", "clang++")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+WIDE_VECTORS = "-mprefer-vector-width=512"
+"""x86 compilers take 256 bits by default; bfloat16 in integer arithmetic is up to 1.5 times faster in 512."""
+COMPILE_TIMEOUT_S = 300
+
+
+class KernelsUnavailable(Exception):
+    """No kernel can be had here; the message says why and what to do. It never reaches a user as an exception."""
+
+
+@cache
+def load_kernels(name: str) -> ctypes.CDLL:
+    """The library built from `name`.cpp, compiled here unless the cache folder holds it.
+
+    The cached file's name is a hash of source, command, compiler, processor and torch. Several processes may build at
+    once: each writes a file of its own, and the last one to be renamed stays. Raises KernelsUnavailable.
+    """
+    source = SOURCES / f"{name}.cpp"
+    compiler = find_compiler()
+    openmp = _openmp_of_torch()
+    flags = [*FLAGS, WIDE_VECTORS] if platform.machine() in ("x86_64", "AMD64") else [*FLAGS]
+    depends_on = [compiler, _run([*compiler, "--version"]), flags, str(openmp), torch.__version__, _processor()]
+    key = hashlib.sha256(source.read_bytes() + json.dumps(depends_on).encode()).hexdigest()[:24]
+    library = cache_folder() / "kernels" / f"{name}-{key}.so"
+    try:
+        if not library.exists():
+            library.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(library, _compile(compiler, flags, source, openmp))
+        return ctypes.CDLL(str(library))
+    except StorageError as error:
+        raise KernelsUnavailable(f"{error}, or set THRIFTNET_CACHE") from None
+    except OSError as error:
+        raise KernelsUnavailable(f"{library} could not be used ({error}); remove it or set THRIFTNET_CACHE") from None
+
+
+def find_compiler() -> list[str]:
+    """The command in CXX, else the first of COMPILERS that is installed. Raises KernelsUnavailable."""
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    for command in [wanted] if wanted else [[compiler] for compiler in COMPILERS]:
+        if shutil.which(command[0]):
+            return command
+    if wanted:
+        raise KernelsUnavailable(f"the compiler CXX = {shlex.join(wanted)!r} is not installed; correct or unset CXX")
+    raise KernelsUnavailable("no C++ compiler is installed; install g++")
+
+
+def _compile(compiler: list[str], flags: list[str], source: Path, openmp: Path) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="thriftnet-") as folder:
+        # In two steps: linking with -fopenmp would bring in the compiler's own OpenMP library.
+        compiled, linked = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+        _run([*compiler, *flags, "-c", str(source), "-o", str(compiled)])
+        _run([*compiler, "-shared", "-Wl,-z,defs", str(compiled), str(openmp), "-lm", "-o", str(linked)])
+        return linked.read_bytes()
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_TIMEOUT_S)
+    except subprocess.CalledProcessError as error:
+        complaint = next((line for line in error.stderr.splitlines() if "error" in line), f"status {error.returncode}")
+        raise KernelsUnavailable(f"{command[0]} failed: {complaint.strip()}; install a recent g++") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelsUnavailable(f"{command[0]} failed: {error}; install a recent g++") from None
+    return done.stdout
+
+
+def _openmp_of_torch() -> Path:
+    try:
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    except OSError:
+        raise KernelsUnavailable("kernels are built on Linux only") from None
+    found = re.search(r"(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so\S*)", mapped)
+    if found is None:
+        raise KernelsUnavailable("this torch was built without OpenMP; install the official wheel")
+    return Path(found[1])
+
+
+def _processor() -> list[str]:
+    """Model and instruction sets: what -march=native compiles for."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return sorted({line for line in lines if line.startswith(wanted)})

@@ -1,0 +1,166 @@
+"""Batch normalisation, residual addition and ReLU in the fewest passes over memory: activation(norm(x) + residual).
+
+On a CPU these layers compute little and wait for memory, and torch runs them one by one. The kernel in norm_act_add.cpp
+reads x twice and writes y once forward; backward it takes the two channel sums in one pass, with ReLU's mask on the
+fly, and the gradients in another. Without a residual the mask is recomputed from x, so y is not kept for it.
+
+x: [N, C, H, W] in channels-last memory, float32 or bfloat16; statistics and parameters float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from thriftnet.kernels.build import load_kernels
+
+_MARK = "uses_kernels"
+_POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
+_ARGUMENTS: dict[str, list[Any]] = {
+    "training": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 4 + [_DOUBLE] * 2 + [_POINTER] * 3,
+    "fixed": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 3,
+    "backward": [_INT] + [_POINTER] * 5 + [_LONG] * 2 + [_INT] + [_POINTER] * 6,
+}
+
+
+def prepare() -> None:
+    """Compile the kernel where it is not in the cache. Raises KernelsUnavailable."""
+    library = load_kernels("norm_act_add")
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, f"norm_act_add_{name}")
+        function.argtypes, function.restype = [*arguments, _INT], None
+
+
+def use_kernels(network: nn.Module) -> None:
+    """Let `norm_act_add` use the kernel for the BatchNorm2d layers of `network`. Raises KernelsUnavailable."""
+    prepare()
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:  # a subclass may normalise over other images, as SyncBatchNorm does
+            setattr(module, _MARK, True)
+
+
+def norm_act_add(
+    x: Tensor,
+    norm: nn.Module,
+    activation: Callable[[Tensor], Tensor] | None = None,
+    residual: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """activation(norm(x) + residual()), with the kernel where `use_kernels` allowed it and the tensors suit it.
+
+    `residual` is called after the normalisation, so that the modules run in the order of the layer table. The kernel
+    rounds once where bfloat16 layers one by one round three times.
+    """
+    if _suits(norm, x):
+        added = None if residual is None else residual()
+        if added is None or (added.shape == x.shape and added.dtype == x.dtype):
+            relu = activation is F.relu
+            out = _fused(x, norm, relu, added)
+            return out if activation is None or relu else activation(out)
+        out = _fused(x, norm, relu=False, residual=None) + added
+    else:
+        out = norm(x)
+        if residual is not None:
+            out = out + residual()
+    return out if activation is None else activation(out)
+
+
+def _suits(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
+    return (
+        getattr(norm, _MARK, False)
+        and isinstance(norm, nn.BatchNorm2d)
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > x.shape[1]  # torch's own layer refuses a single value per channel
+        and norm.momentum is not None
+        and norm.affine
+        and norm.weight.dtype == torch.float32
+        and not (norm._forward_hooks or norm._forward_pre_hooks)  # the layer itself would not run
+        and (norm.training or (norm.running_mean is not None and not torch.is_grad_enabled()))
+    )
+
+
+def _fused(x: Tensor, norm: nn.BatchNorm2d, relu: bool, residual: Tensor | None) -> Tensor:
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    if not norm.training:
+        return _forward_fixed(x, norm, relu, residual)
+    running_mean = running_var = None
+    if norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        running_mean, running_var = norm.running_mean, norm.running_var
+    return _NormActAdd.apply(  # type: ignore[no-untyped-call]
+        x, norm.weight, norm.bias, residual, running_mean, running_var, norm.momentum, norm.eps, relu
+    )
+
+
+def _call(name: str, *arguments: Tensor | float | None) -> None:
+    """Call the C function with tensors as pointers, in as many threads as torch uses."""
+    function = getattr(load_kernels("norm_act_add"), f"norm_act_add_{name}")
+    plain = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+    function(*plain, torch.get_num_threads())
+
+
+def _layout(x: Tensor) -> tuple[int, int]:
+    """(rows, channels) of x: [N, C, H, W] seen as [N * H * W, C]."""
+    return x.numel() // x.shape[1], x.shape[1]
+
+
+def _forward_fixed(x: Tensor, norm: nn.BatchNorm2d, relu: bool, residual: Tensor | None) -> Tensor:
+    """Normalise with the running statistics; no gradient."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    y = torch.empty_like(x)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bf16 = x.dtype == torch.bfloat16
+    _call("fixed", bf16, x, residual, y, *_layout(x), relu, norm.running_mean, scale, norm.bias)
+    return y
+
+
+class _NormActAdd(torch.autograd.Function):
+    """Normalise with the statistics of the batch; differentiable once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+        relu: bool,
+    ) -> Tensor:
+        y = torch.empty_like(x)
+        statistics = torch.empty(3, x.shape[1])  # mean, scale, 1 / standard deviation
+        _call(
+            "training", x.dtype == torch.bfloat16, x, residual, y, *_layout(x), relu, weight, bias,
+            running_mean, running_var, momentum, eps, *statistics,
+        )  # fmt: skip
+        ctx.relu, ctx.has_residual = relu, residual is not None
+        # With a residual ReLU's mask is in y alone; y is the next layer's input anyway.
+        ctx.save_for_backward(x, y if relu and residual is not None else None, bias, statistics)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, bias, statistics = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        masked = None if y is None else torch.empty_like(y)
+        dweight, dbias = torch.empty_like(statistics[:2])
+        _call(
+            "backward", x.dtype == torch.bfloat16, dy, x, y, dx, masked, *_layout(x), ctx.relu, *statistics, bias,
+            dweight, dbias,
+        )  # fmt: skip
+        dresidual = None if not ctx.has_residual else dy if masked is None else masked
+        return dx, dweight, dbias, dresidual, None, None, None, None, None
