@@ -5,7 +5,7 @@
 Layers: every shape that normalisation meets in --networks, at batch 128, channels-last, with and without a residual.
 The bandwidth is what the kernel itself has to move: forward x twice and y once; backward dy and x twice and dx once,
 with a residual the output, and its gradient written and read. Steps: the whole training step of --recipes in fp32, as
-in training_throughput.py. Both sides take turns in one process; medians, and medians of the ratios round by round.
+of the product. Both sides take turns in one process; medians, and medians of the ratios round by round.
 `cpu_ratio` compares processor time instead, on one thread (more would wait spinning): on a machine that others use too
 it is the steadier number.
 """
@@ -65,8 +65,6 @@ def normalised_shapes(network: str) -> list[tuple[int, int]]:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
     sides: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of each side, round by round."""
