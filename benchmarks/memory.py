@@ -36,7 +36,7 @@ from benchmarks.product import Epochs, NoMoreRounds, images_for, round_recipe, r
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.config import RecipeConfig, RuntimeConfig
-from thriftnet.errors import UserError
+from thriftnet.errors import ThriftnetError, UserError
 from thriftnet.models.build import count_parameters
 from thriftnet.reporting.figures import BLUE, VERMILLION, new_figure, styled
 from thriftnet.training.progress import STEPS_PER_REPORT, SilentDisplay
@@ -133,8 +133,11 @@ def work(arguments: Row) -> None:
 
 
 def measure(arguments: Row) -> Row:
-    """What the process of one point answers."""
-    return child("benchmarks.memory", arguments)[0]
+    """What the process of one point answers; a point that no memory or kernel was enough for is stored as failed."""
+    try:
+        return child("benchmarks.memory", arguments)[0]
+    except ThriftnetError as error:
+        return {"failed": str(error)}
 
 
 def points(options: Namespace) -> dict[str, Row]:
@@ -163,8 +166,9 @@ def draw(rows: dict[str, Row], around: str) -> Figure:
     ]
     for column, (axis, values) in enumerate(SWEEPS.items()):
         for line, (value_of, label, colour) in enumerate(measures):
-            heights = [value_of(rows[f"{axis}: {value:g}"]) for value in values]
-            panels[line, column].plot(values, heights, "o-", color=colour, markersize=3)
+            points = [(value, rows[f"{axis}: {value:g}"]) for value in values]
+            shown = [(value, value_of(row)) for value, row in points if "failed" not in row]
+            panels[line, column].plot([x for x, _ in shown], [y for _, y in shown], "o-", color=colour, markersize=3)
             panels[line, column].set_ylim(bottom=0)
             panels[line, column].grid(visible=True)
             if column == 0:
@@ -192,6 +196,9 @@ def main() -> None:
     for key, arguments in asked.items():
         store.row(key, partial(measure, arguments))
     rows = {key: store.rows[key] for key in asked}
+    for key, row in rows.items():
+        if "failed" in row:
+            print(f"{key} failed: {row['failed']}")
     print_table(
         ["", "parameters", "batch", "ms a step", "peak RSS MB", "before training", "peak GPU MB"],
         [
@@ -205,6 +212,7 @@ def main() -> None:
                 "-" if row["peak_gpu_mb"] is None else f"{row['peak_gpu_mb']:,.0f}",
             )
             for key, row in rows.items()
+            if "failed" not in row
         ],
     )
     store.draw(draw(rows, options.around))

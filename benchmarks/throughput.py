@@ -49,7 +49,7 @@ from thriftnet import runtime as runtimes
 from thriftnet.config import RecipeConfig, RuntimeConfig
 from thriftnet.errors import ThriftnetError
 from thriftnet.models.build import build_on_meta
-from thriftnet.reporting.figures import BLUE, GREEN, INK, MUTED, VERMILLION, new_figure, styled
+from thriftnet.reporting.figures import BLUE, GREEN, INK, VERMILLION, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,7 +222,7 @@ def draw(rows: dict[str, Row]) -> Figure:
         bound = row["roofline"]["convolution_s"] / row["step_s"]
         right.plot([bound, bound], [place - 0.4, place + 0.4], color=INK, label="roofline" if place == 0 else None)
     right.set(xlabel="share of the step", xlim=(0, 1), title="Where the step's time goes")
-    right.legend(loc="lower left", bbox_to_anchor=(0, -0.02), labelcolor=MUTED)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4)
     return figure
 
 

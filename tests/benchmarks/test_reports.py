@@ -103,8 +103,14 @@ def test_memory_has_a_point_for_every_recipe_and_value(tmp_path: Path, capsys: p
     row = json.loads(capsys.readouterr().out)
     assert 50 < row["rss_before_training_mb"] <= row["peak_rss_mb"] < 20_000
     assert row["step_s"] > 0
-    figure = memory.draw(dict.fromkeys(asked, row), "tiny")
+    figure = memory.draw(dict.fromkeys(asked, row) | {"width: 0.5": {"failed": "out of memory"}}, "tiny")
     assert len(figure.axes) == 2 * len(memory.SWEEPS)
+    assert len(figure.axes[0].lines[0].get_xdata()) == len(memory.SWEEPS["width"]) - 1
+
+
+def test_a_point_that_fails_does_not_stop_the_others():
+    row = memory.measure({"recipe": "no-such-recipe", "axis": "none", "value": 1, "steps": 1, "device": "cpu"})
+    assert "no recipe named 'no-such-recipe'" in row["failed"]
 
 
 def test_many_images_are_timed_by_the_loops_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
