@@ -13,6 +13,7 @@ ORDER = [
     "config",
     "recipe",
     "runtime",
+    "distributed",
     "storage",
     "data",
     "augment",
@@ -25,6 +26,7 @@ ORDER = [
     "reporting",
     "api",
     "cli",
+    "__main__",
 ]
 
 

@@ -419,6 +419,8 @@ class RuntimeConfig(Section):
     """Intra-operation CPU threads."""
     compile: bool = False
     """Whether torch.compile translates the network; its time counts as training time."""
+    sync_batchnorm: bool = True
+    """Whether BatchNorm's batch statistics are those of all processes' parts of a batch; alone it changes nothing."""
 
 
 class ExpectConfig(Section):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thriftnet.config import OptimizerConfig, PerturbationConfig
+from thriftnet.distributed.processes import ALONE, Processes
 from thriftnet.errors import NonFiniteLossError
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import clip_gradients
@@ -31,15 +32,19 @@ class Learner:
     average: WeightAverage | None
     scaler: torch.amp.GradScaler
     runtime: Runtime
+    processes: Processes = ALONE
 
 
-def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def train_step(
+    learner: Learner, images: Tensor, labels: Tensor, batch_images: int | None = None
+) -> tuple[Tensor, Tensor]:
     """One update on normalised `images` (float32 [N, C, H, W]) and `labels` (int64 [N]).
 
+    With several processes these are this one's part of a batch of `batch_images`; update and results are the batch's.
     Returns (mean loss, correct predictions) as 0-d tensors on the device, both before the update. Raises
     NonFiniteLossError before the update where the loss is NaN or infinite.
     """
-    network, scaler = learner.network, learner.scaler
+    network, scaler, processes = learner.network, learner.scaler, learner.processes
     logits: list[Tensor] = []
 
     def compute_gradient() -> Tensor:
@@ -47,11 +52,13 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor
         with learner.runtime.autocast():
             outputs = network(images)
         loss = F.cross_entropy(outputs.float(), labels, label_smoothing=learner.label_smoothing)
+        objective = processes.objective(loss, outputs, batch_images or len(labels))
+        loss = processes.average(objective.detach())  # the whole batch's, so that all stop where one would
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss.item()}")
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         logits.append(outputs.detach())
-        return loss.detach()
+        return loss
 
     if learner.perturbation is None:
         loss = compute_gradient()
@@ -63,4 +70,4 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor
     scaler.update()
     if learner.average is not None:
         learner.average.update(network)
-    return loss, (logits[0].argmax(1) == labels).sum()
+    return loss, processes.sum((logits[0].argmax(1) == labels).sum())
