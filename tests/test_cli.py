@@ -22,7 +22,7 @@ from thriftnet import recipe as recipes
 from thriftnet.training.run_folder import RunFolder
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
-COMMAND = [sys.executable, "-m", "thriftnet.cli"]
+COMMAND = [sys.executable, "-m", "thriftnet"]
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:

@@ -115,6 +115,55 @@ def test_a_gpu_of_too_high_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(CPU.model_copy(update={"device": "cuda:1"}))
 
 
+@pytest.mark.parametrize(
+    ("variable", "cores", "processes", "threads", "reason"),
+    [
+        (None, 8, 2, 4, "threads 4: 8 cores are available to the 2 processes of this machine"),
+        ("1", 8, 4, 2, "threads 2: 8 cores are available to the 4 processes of this machine"),  # torchrun's default
+        ("3", 8, 2, 3, "threads 3: OMP_NUM_THREADS says so"),
+        ("1", 8, 1, 1, "threads 1: OMP_NUM_THREADS says so"),
+        (None, 2, 3, 1, "threads 1: 2 cores are available to the 3 processes of this machine"),
+    ],
+)
+def test_several_processes_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, cores: int, processes: int, threads: int, reason: str
+) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    chosen = resolve(CPU.model_copy(update={"threads": "auto"}), 0, processes)
+    assert (chosen.threads, chosen.reasons[-1]) == (threads, reason)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_each_of_several_processes_gets_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    pretend_gpu(monkeypatch, bf16=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    config = CPU.model_copy(update={"device": device})
+    assert [resolve(config, rank, 2).device for rank in range(2)] == [torch.device("cuda", rank) for rank in range(2)]
+    assert current == [torch.device("cuda", rank) for rank in range(2)]
+    with pytest.raises(RecipeError, match=r"3 processes share 2; start at most 2 a machine \(--nproc-per-node 2\)"):
+        resolve(config, 0, 3)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps", "gpu"])
+def test_several_processes_refuse_one_device(no_gpu: None, device: str) -> None:
+    with pytest.raises(RecipeError, match=f"'{device}' is one device, but 2 processes share this machine"):
+        resolve(CPU.model_copy(update={"device": device}), 0, 2)
+
+
+def test_several_processes_without_gpus_compute_on_the_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    chosen = resolve(CPU.model_copy(update={"device": "auto"}), 1, 2)
+    assert (chosen.device.type, chosen.reasons[0].split(":")[0]) == ("cpu", "device cpu")
+    assert resolve(CPU, 1, 2).reasons == ()
+    with pytest.raises(RecipeError, match="'cuda' is not available here"):
+        resolve(CPU.model_copy(update={"device": "cuda"}), 1, 2)
+
+
 def test_fp16_is_refused_on_a_cpu() -> None:
     with pytest.raises(RecipeError, match="'fp16' needs a GPU; on a CPU use bf16 or fp32"):
         resolve(CPU.model_copy(update={"precision": "fp16"}))
@@ -233,11 +282,12 @@ def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert runtime.git_commit() is None
 
 
-def test_seeds_depend_on_seed_and_epoch_alone() -> None:
-    def draw(seed: int, epoch: int) -> float:
-        seed_everything(seed, epoch)
+def test_seeds_depend_on_seed_epoch_and_rank_alone() -> None:
+    def draw(seed: int, epoch: int, rank: int = 0) -> float:
+        seed_everything(seed, epoch, rank)
         return float(torch.rand(()))
 
     values = {(seed, epoch): draw(seed, epoch) for seed in (0, 1, 2**31 - 1) for epoch in (0, 1, 200)}
     assert len(set(values.values())) == 9
     assert draw(1, 200) == values[1, 200]
+    assert len({*values.values(), *(draw(0, epoch, rank) for epoch in (0, 1, 200) for rank in (1, 2))}) == 15

@@ -69,32 +69,44 @@ def train(
 ) -> None:
     """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
     from thriftnet import api
+    from thriftnet.distributed.processes import one_voice
 
-    if resume is not None:
-        given = [
-            name
-            for name, value in (
-                ("RECIPE", recipe),
-                ("--epochs", epochs),
-                ("--seed", seed),
-                ("--out", out),
-                ("--budget", budget),
-                ("--set", overrides),
-                ("--protocol", protocol if protocol != "paper" else None),
+    with one_voice() as processes:
+        with processes.together():
+            given = [
+                name
+                for name, value in (
+                    ("RECIPE", recipe),
+                    ("--epochs", epochs),
+                    ("--seed", seed),
+                    ("--out", out),
+                    ("--budget", budget),
+                    ("--set", overrides),
+                    ("--protocol", protocol if protocol != "paper" else None),
+                )
+                if value is not None
+            ]
+            if resume is not None and given:
+                raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
+            if resume is None and recipe is None:
+                raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
+        if recipe is None:
+            assert resume is not None
+            run = api.resume(resume, data)
+        else:
+            run = api.train(
+                recipe,
+                data,
+                out=out,
+                epochs=epochs,
+                seed=seed,
+                budget=budget,
+                overrides=overrides or (),
+                protocol=protocol,
             )
-            if value is not None
-        ]
-        if given:
-            raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
-        run = api.resume(resume, data)
-    elif recipe is None:
-        raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
-    else:
-        run = api.train(
-            recipe, data, out=out, epochs=epochs, seed=seed, budget=budget, overrides=overrides or (), protocol=protocol
-        )
-    typer.echo(run.summary())
-    typer.echo(str(run.path))
+        if processes.main:
+            typer.echo(run.summary())
+            typer.echo(str(run.path))
 
 
 @app.command()

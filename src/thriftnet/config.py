@@ -610,6 +610,8 @@ class RuntimeConfig(Section):
     """Whether torch.compile translates the network; its time counts as training time."""
     kernels: Literal["auto", "yes", "no"] = "auto"
     """Whether normalisation, ReLU and addition run as one kernel, which a C++ compiler here translates (CPU only)."""
+    sync_batchnorm: bool = True
+    """Whether BatchNorm's batch statistics are those of all processes' parts of a batch; alone it changes nothing."""
 
     @model_validator(mode="after")
     def _kernels_apply(self) -> Self:

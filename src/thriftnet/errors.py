@@ -9,6 +9,7 @@
     │   └── MissingExtraError      an optional dependency is not installed
     ├── NonFiniteLossError         the loss became NaN or infinite; the update was not applied
     ├── StorageError               the operating system refused a write (full disk, quota, permission)
+    ├── ProcessLostError           another of several processes ended, or cannot be reached
     └── Interrupted                Ctrl-C or SIGTERM; what was completed is saved (exit status 130 or 143)
 
 The command line prints the message of any of these as one line and never shows a traceback for them.
@@ -58,6 +59,10 @@ class NonFiniteLossError(ThriftnetError):
 
 class StorageError(ThriftnetError):
     """The operating system refused a write: full disk, quota, permission."""
+
+
+class ProcessLostError(ThriftnetError):
+    """Another process of the same training ended or cannot be reached."""
 
 
 class Interrupted(ThriftnetError):

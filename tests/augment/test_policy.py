@@ -58,6 +58,10 @@ def draws(count: int, seed: int = 0, epoch: int = 1) -> Draws:
     return Draws(seed, epoch, torch.arange(count))
 
 
+def test_no_image_gives_no_image():
+    assert policy(*EVERY_OP)(noise(0), draws(0)).shape == (0, 3, 32, 32)
+
+
 def test_no_operation_is_plain_conversion():
     images = noise(3)
     assert torch.equal(policy()(images, draws(3)), images / 255)

@@ -43,6 +43,8 @@ class Policy:
 
         Raises RecipeError where the images are too small for an operation, DataError where they have wrong channels.
         """
+        if len(images) == 0:  # one of several processes may have no image of a small last batch
+            return as_float(images)
         draws = draws.to(images.device)
         for operation in self._operations:
             images = operation.apply(images, draws)

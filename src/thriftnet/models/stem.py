@@ -43,12 +43,17 @@ class WhiteningConv(nn.Conv2d):
         """`filters`: [D, D], one a row, values in the order of the weights; the negatives are added here."""
         self.weight.copy_(torch.cat([filters, -filters]).view_as(self.weight))
 
-    def start_epoch(self, epoch: int) -> None:
-        """Train the bias in `epoch` (from 1) or freeze it, so that backward passes end before this layer."""
+    def start_epoch(self, epoch: int) -> bool:
+        """Train the bias in `epoch` (from 1) or freeze it, so that backward passes end before this layer.
+
+        Returns whether that is a change.
+        """
         assert self.bias is not None
+        before = self.bias.requires_grad
         self.bias.requires_grad_(self.bias_epochs is None or epoch <= self.bias_epochs)
         if not self.bias.requires_grad:
             self.bias.grad = None  # an optimiser moves what has a gradient
+        return before != self.bias.requires_grad
 
 
 def stem_layers(stem: StemConfig, in_channels: int, style: BlockStyle) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
@@ -66,11 +71,13 @@ def whiten(network: nn.Module, images: Tensor, mean: Sequence[float], std: Seque
             module.set_filters(whitening_filters(images, mean, std, module.kernel_size[0]))
 
 
-def start_epoch(network: nn.Module, epoch: int) -> None:
-    """What in the network depends on the epoch (from 1) alone: whether the bias of a whitening stem is trained."""
-    for module in network.modules():
-        if isinstance(module, WhiteningConv):
-            module.start_epoch(epoch)
+def start_epoch(network: nn.Module, epoch: int) -> bool:
+    """What in the network depends on the epoch (from 1) alone: whether the bias of a whitening stem is trained.
+
+    Returns whether other parameters are trained than before.
+    """
+    stems = [module for module in network.modules() if isinstance(module, WhiteningConv)]
+    return any([stem.start_epoch(epoch) for stem in stems])  # noqa: C419 - every one has to start
 
 
 def whitening_filters(images: Tensor, mean: Sequence[float], std: Sequence[float], kernel: int) -> Tensor:
