@@ -141,7 +141,7 @@ def a_few_steps(
         images = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
         labels = torch.randint(0, 3, (count,), generator=generator)
         part = processes.shard(count)
-        loss, right = train_step(learner, images[part], labels[part], count)
+        loss, right = train_step(learner, images[part], labels[part], batch_images=count)
         losses.append(loss.item())
         correct.append(int(right))
     state = [*network.state_dict().values()]
