@@ -420,7 +420,10 @@ class RuntimeConfig(Section):
     compile: bool = False
     """Whether torch.compile translates the network; its time counts as training time."""
     kernels: Literal["auto", "yes", "no"] = "auto"
-    """Whether normalisation, ReLU and addition run as one kernel, which a C++ compiler here translates (CPU only)."""
+    """Whether normalisation, ReLU and addition run as one, and fp32 3x3 convolutions as Winograd's (CPU only).
+
+    A C++ compiler here translates these kernels at first use.
+    """
 
     @model_validator(mode="after")
     def _kernels_apply(self) -> Self:
