@@ -101,9 +101,9 @@ def test_equals_torch_in_float64(shape: tuple[int, ...], threads: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [32, 256])
-def test_error_is_a_small_multiple_of_the_direct_sum_s(channels: int) -> None:
-    values = problem((64, channels, channels, 8, 8))
-    found, exact = by_kernel(**values), by_torch(**values)
+def test_root_mean_square_error(channels: int) -> None:
+    inputs = problem((64, channels, channels, 8, 8))
+    found, exact = by_kernel(**inputs), by_torch(**inputs)
     for name in ("y", "dx", "dweight"):
         assert (found[name] - exact[name]).norm() / exact[name].norm() < 6e-6, name
 
@@ -257,7 +257,7 @@ def test_only_where_allowed(calls: list[str]) -> None:
     assert calls == ["winograd_convolve"]
 
 
-def test_in_the_network_only_what_has_a_gradient_is_computed(calls: list[str]) -> None:
+def test_only_the_gradients_that_are_wanted_are_computed(calls: list[str]) -> None:
     x, convolution = values(2, 16, 16, 16, seed=0), layer()
     convolution(x).sum().backward()
     assert calls == ["winograd_convolve", "winograd_weight_gradient"]
@@ -291,7 +291,7 @@ MODEL = {"stem": {"width": 16}, "widths": [16, 24], "blocks": [1, 2], "strides":
 
 
 def test_the_loss_curve_stays(calls: list[str]) -> None:
-    """20 steps from one seed differ by at most a thousandth of the first loss, as torch's own threads may differ."""
+    """20 steps from one seed differ by at most a thousandth of the first loss."""
     source = TinySource(count=48, sealed=False).train()
     images = as_float(source.images).contiguous(memory_format=CHANNELS_LAST)
 

@@ -80,6 +80,7 @@ RESUMABLE = {
     "plateau": {"schedule": {"name": "plateau", "patience_epochs": 0, "gamma": 0.5}},
     "originals concatenated": {"augment": {"concatenate_originals": True}},
     "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
+    "wide enough for Winograd": {"model": {"stem": {"width": 16}, "widths": [16, 24]}},
 }
 
 
