@@ -56,6 +56,7 @@ def test_what_is_given_is_taken_without_a_reason() -> None:
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
     monkeypatch.setattr(runtime, "prepare", lambda: None)
+    monkeypatch.setattr(runtime.winograd, "prepare", lambda: None)
     monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(runtime, "available_cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -63,7 +64,9 @@ def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_b
     assert (chosen.device.type, chosen.precision, chosen.channels_last, chosen.threads) == ("cpu", precision, True, 3)
     assert [reason.split(":")[0] for reason in chosen.reasons] == [
         "device cpu", f"precision {precision}", "channels-last on", "threads 3", "kernels on",
+        *([] if has_bf16 else ["Winograd convolutions on"]),
     ]  # fmt: skip
+    assert (chosen.kernels, chosen.winograd) == (True, not has_bf16)
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp16")])
@@ -222,10 +225,20 @@ def test_kernels_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "prepare", no_compiler)
     automatic = CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"})
     chosen = resolve(automatic)
-    assert not chosen.kernels
+    assert (chosen.kernels, chosen.winograd) == (False, False)
     assert chosen.reasons == ("kernels off, training is slower: no C++ compiler is installed; install g++",)
     with pytest.raises(RecipeError, match="'yes' is not possible here: no C"):
         resolve(automatic.model_copy(update={"kernels": "yes"}))
+
+
+@pytest.mark.parametrize("wanted", ["auto", "yes"])
+def test_winograd_without_avx2(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    """The other kernel goes without, so this is no reason to refuse `yes`."""
+    monkeypatch.setattr(runtime, "prepare", lambda: None)
+    monkeypatch.setattr(runtime.winograd, "prepare", no_compiler)
+    chosen = resolve(CPU.model_copy(update={"kernels": wanted, "channels_last": "yes"}))
+    assert (chosen.kernels, chosen.winograd) == (True, False)
+    assert chosen.reasons[-1] == "Winograd convolutions off: no C++ compiler is installed; install g++"
 
 
 @pytest.mark.parametrize(
@@ -245,13 +258,14 @@ def test_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(RuntimeConfig(threads=1, kernels="yes"))
 
 
-@pytest.mark.parametrize("kernels", [True, False])
-def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool) -> None:
-    marked: list[nn.Module] = []
-    monkeypatch.setattr(runtime, "use_kernels", marked.append)
+@pytest.mark.parametrize(("kernels", "winograd"), [(True, True), (True, False), (False, False)])
+def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool, winograd: bool) -> None:
+    marked: list[tuple[str, nn.Module]] = []
+    monkeypatch.setattr(runtime, "use_kernels", lambda network: marked.append(("norms", network)))
+    monkeypatch.setattr(runtime.winograd, "use_kernels", lambda network: marked.append(("convolutions", network)))
     network = nn.Conv2d(3, 4, 3)
-    Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels).place(network)
-    assert marked == ([network] if kernels else [])
+    Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels, winograd).place(network)
+    assert marked == [("norms", network)] * kernels + [("convolutions", network)] * winograd
 
 
 def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +274,7 @@ def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> No
     recorded = environment(resolve(CPU))
     assert set(recorded) == {
         "python", "system", "packages", "device", "device_name", "precision", "channels_last", "threads", "cores",
-        "kernels", "reasons", "git_commit",
+        "kernels", "winograd", "reasons", "git_commit",
     }  # fmt: skip
     assert recorded["packages"]["torch"] == torch.__version__
     assert (recorded["device"], recorded["precision"], recorded["threads"]) == ("cpu", "fp32", 1)

@@ -609,7 +609,10 @@ class RuntimeConfig(Section):
     compile: bool = False
     """Whether torch.compile translates the network; its time counts as training time."""
     kernels: Literal["auto", "yes", "no"] = "auto"
-    """Whether normalisation, ReLU and addition run as one kernel, which a C++ compiler here translates (CPU only)."""
+    """Whether normalisation, ReLU and addition run as one, and fp32 3x3 convolutions as Winograd's (CPU only).
+
+    A C++ compiler here translates these kernels at first use.
+    """
     sync_batchnorm: bool = True
     """Whether BatchNorm's batch statistics are those of all processes' parts of a batch; alone it changes nothing."""
 

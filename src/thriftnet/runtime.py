@@ -17,6 +17,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
+from thriftnet.kernels import winograd
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -36,6 +37,8 @@ class Runtime:
     reasons: tuple[str, ...]
     kernels: bool = False
     """Whether `place` lets the network use the compiled kernels."""
+    winograd: bool = False
+    """Whether that includes the convolutions."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass; does nothing in fp32."""
@@ -54,6 +57,8 @@ class Runtime:
         """The network on the device, in the memory layout."""
         if self.kernels:
             use_kernels(network)
+        if self.winograd:
+            winograd.use_kernels(network)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
@@ -79,11 +84,12 @@ def resolve(config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 
     threads = _threads(config.threads, local_world_size, reasons)
     torch.set_num_threads(threads)
     kernels = _kernels(config, device, channels_last, reasons)
+    convolutions = kernels and precision == "fp32" and _winograd(config, reasons)
     if device.type == "cpu" and keep_freed_memory():
         reasons.append(
             "allocator: freed memory is kept, because fresh pages are slow; any MALLOC_ variable changes that"
         )
-    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels)
+    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels, convolutions)
 
 
 def _device(wanted: str, reasons: list[str]) -> torch.device:
@@ -210,6 +216,18 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
     return True
 
 
+def _winograd(config: RuntimeConfig, reasons: list[str]) -> bool:
+    """For fp32, where multiplications are the limit; processors with bf16 arithmetic have them to spare."""
+    try:
+        winograd.prepare()
+    except KernelsUnavailable as problem:
+        reasons.append(f"Winograd convolutions off: {problem}")
+        return False
+    if config.kernels == "auto":
+        reasons.append("Winograd convolutions on: 3x3 in fp32 takes a quarter of the multiplications")
+    return True
+
+
 def keep_freed_memory() -> bool:
     """Let the C library's allocator (glibc) reuse freed activations instead of giving them back to the system.
 
@@ -237,6 +255,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "channels_last": runtime.channels_last,
         "threads": runtime.threads,
         "kernels": runtime.kernels,
+        "winograd": runtime.winograd,
         "cores": available_cores(),
         "reasons": list(runtime.reasons),
         "git_commit": git_commit(),

@@ -98,10 +98,12 @@ def _openmp_of_torch() -> Path:
         mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
         raise KernelsUnavailable("kernels are built on Linux only") from None
-    found = re.search(r"(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so\S*)", mapped)
-    if found is None:
+    found = [Path(name) for name in re.findall(r"(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so\S*)", mapped)]
+    if not found:
         raise KernelsUnavailable("this torch was built without OpenMP; install the official wheel")
-    return Path(found[1])
+    # scikit-learn's wheel, for one, brings a library of its own, with other threads.
+    of_torch = Path(torch.__file__).parent
+    return min(found, key=lambda library: of_torch not in library.parents)
 
 
 def _processor() -> list[str]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thriftnet.kernels.norm_act_add import norm_act_add
+from thriftnet.kernels.winograd import Conv2d
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -40,9 +41,7 @@ class BlockStyle:
 
 def conv(in_width: int, out_width: int, kernel: int, style: BlockStyle, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution whose padding keeps the image side at stride 1."""
-    return nn.Conv2d(
-        in_width, out_width, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=style.conv_bias
-    )
+    return Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=style.conv_bias)
 
 
 def norm(width: int, style: BlockStyle) -> nn.BatchNorm2d:
