@@ -142,7 +142,7 @@ def test_a_command_fails_with_one_message_and_one_status(two_processes: TwoProce
 
 
 def test_a_process_that_vanishes_leaves_one_line(two_processes: TwoProcesses) -> None:
-    said = two_processes.ranks[0]["lost"]
+    said = str(two_processes.ranks[0]["lost"])
     assert said.startswith("ProcessLostError: another process of this training has ended or cannot be reached")
     assert f"go on with: thriftnet train --resume {two_processes.folder / 'lost'}" in said
 

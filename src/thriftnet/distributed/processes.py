@@ -275,5 +275,5 @@ def one_voice() -> Iterator[Processes]:
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
-    """gloo raises plain RuntimeErrors that name its source files; NCCL and the store have classes of their own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """gloo raises plain RuntimeErrors that name its source files or blame a worker; NCCL and the store have classes."""
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "remote worker"))
