@@ -23,10 +23,9 @@ WARMUP_STEPS, STEPS = 2, 3
 
 
 def child(name: str, batch_size: int) -> None:
-    from training_throughput import Trainer
-
     from thriftnet import recipe as recipes
     from thriftnet.config import RuntimeConfig
+    from training_throughput import Trainer
 
     recipe = recipes.with_changes(recipes.load(name), {"training": {"batch_size": batch_size}})
     trainer = Trainer(recipe, RuntimeConfig(device="cpu", precision="fp32", threads=1))
