@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-gpu clean
 
 # Installs into a virtual environment of its own, with the versions that were tested.
 $(BIN)/thriftnet: pyproject.toml constraints.txt
@@ -34,9 +34,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What is stored in benchmarks/results is not measured again. DATA=PATH: on which time to accuracy is measured.
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/training_throughput.py
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python -m benchmarks --data $(or $(DATA),digits) $(BENCH_ARGS)
+
+# One CUDA GPU; stops after nine minutes, the same command goes on. DATA=PATH: CIFAR-10.
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu $(if $(DATA),--data $(DATA)) $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """What keeping freed memory (runtime.keep_freed_memory) changes in a training step, each side in a process of its own.
 
-    python benchmarks/allocator.py [--recipes NAME ...] [--batch-size N] [--rounds 3] [--preload LIBRARY] [--out FILE]
+    python -m benchmarks.allocator [--recipes NAME ...] [--batch-size N] [--rounds 3] [--preload LIBRARY] [--out FILE]
 
 fp32 on one thread, so that processor time is free of waiting threads. `--preload` adds a side with another allocator,
 such as libtcmalloc_minimal.so.4. Pages are those that the system had to clear in a step.
@@ -23,9 +23,9 @@ WARMUP_STEPS, STEPS = 2, 3
 
 
 def child(name: str, batch_size: int) -> None:
+    from benchmarks.steps import Trainer
     from thriftnet import recipe as recipes
     from thriftnet.config import RuntimeConfig
-    from training_throughput import Trainer
 
     recipe = recipes.with_changes(recipes.load(name), {"training": {"batch_size": batch_size}})
     trainer = Trainer(recipe, RuntimeConfig(device="cpu", precision="fp32", threads=1))
@@ -42,7 +42,7 @@ def child(name: str, batch_size: int) -> None:
 
 
 def run(name: str, batch_size: int, variables: dict[str, str]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", name, "--batch-size", str(batch_size)]
+    command = [sys.executable, "-m", "benchmarks.allocator", "--child", name, "--batch-size", str(batch_size)]
     done = subprocess.run(command, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 

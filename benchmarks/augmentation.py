@@ -1,5 +1,7 @@
 """Augmented images per second, operation by operation and for the papers' lists, and what `fused` changes in them.
 
+Mixing and resizing, which follow the operations, are timed on float32 images.
+
     python benchmarks/augmentation.py [--data DATA] [--device cpu] [--threads 1] [--cpu-time] [--out FILE]
 
 Timed from a uint8 batch in memory to float32 images in [0, 1], draws included. Exact and fused take turns, so that a
@@ -14,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment import Draws, Policy, build_policy
 from thriftnet.augment.colour import jitter
-from thriftnet.config import AugmentConfig, RuntimeConfig
+from thriftnet.augment.mixing import mix_batch
+from thriftnet.augment.resizing import resize
+from thriftnet.config import AugmentConfig, MixConfig, RuntimeConfig
 from thriftnet.data.open import open_source
 
 SINGLE_OPERATIONS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -42,7 +47,12 @@ SINGLE_OPERATIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "color_jitter": ({"op": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},),
     "gaussian_blur": ({"op": "gaussian_blur"},),
     "cutout": ({"op": "cutout"},),
+    "alternating_flip": ({"op": "alternating_flip"},),
+    "trivial_augment": ({"op": "trivial_augment"},),
+    "trivial_augment bilinear": ({"op": "trivial_augment", "interpolation": "bilinear"},),
+    "rand_augment": ({"op": "rand_augment"},),
 }
+RESIZED_SIDE_PX = 16
 PAPERS = ("ramavath-resnet9", "liu-4x2", "xu-resnet18", "li-resnet")
 WARMUP_ROUNDS = 3
 COMPARED_IMAGES = 2_000
@@ -70,6 +80,29 @@ def images_per_second(
             if number >= WARMUP_ROUNDS:
                 speeds[side].append(len(images) / (clock() - started))
     return {side: statistics.median(values) for side, values in speeds.items()}
+
+
+def later_images_per_second(images: Tensor, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Mixing of a batch and resizing it, name by name."""
+    fractions, indices = images / 255, torch.arange(len(images), device=images.device)
+    labels = indices % 10
+    configs = [MixConfig(name="mixup"), MixConfig(name="cutmix"), MixConfig(name="ricap")]
+
+    def mixed(mix: MixConfig, step: int) -> object:
+        return mix_batch(mix, fractions, labels, Draws(0, step, indices), step)
+
+    calls: dict[str, Callable[[int], object]] = {mix.name: partial(mixed, mix) for mix in configs}
+    calls[f"resized to {RESIZED_SIDE_PX}"] = lambda step: resize(fractions, RESIZED_SIDE_PX)
+    speeds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(WARMUP_ROUNDS + rounds):
+        for name, call in calls.items():
+            _wait_for(images.device)
+            started = clock()
+            call(number)
+            _wait_for(images.device)
+            if number >= WARMUP_ROUNDS:
+                speeds[name].append(len(images) / (clock() - started))
+    return {name: statistics.median(values) for name, values in speeds.items()}
 
 
 def fused_difference(augment: AugmentConfig, images: Tensor) -> dict[str, float]:
@@ -132,7 +165,10 @@ def main() -> None:
     print(f"{'':<24} {'exact':>9} {'fused':>9} {'mean difference':>16} {'pixels over 1 level':>20}")
     rows = []
     for name, augment in lists.items():
-        row = {"name": name, "images_a_second": images_per_second(augment, batch, arguments.rounds, clock)}
+        row: dict[str, Any] = {
+            "name": name,
+            "images_a_second": images_per_second(augment, batch, arguments.rounds, clock),
+        }
         exact, fused = row["images_a_second"].values()
         line = f"{name:<24} {exact:>9,.0f}"
         if len(augment.ops) > 1:
@@ -140,6 +176,9 @@ def main() -> None:
             line += f" {fused:>9,.0f} {row['mean_difference_levels']:>9.2f} levels {row['share_of_pixels']:>20.1%}"
         rows.append(row)
         print(line, flush=True)
+    for name, speed in later_images_per_second(batch, arguments.rounds, clock).items():
+        rows.append({"name": name, "images_a_second": {"exact": speed}})
+        print(f"{name:<24} {speed:>9,.0f}", flush=True)
     pillow = pillow_difference(compared)
     print(f"colour jitter against Pillow: {pillow['mean_levels']:.2f} levels, at most {pillow['largest_levels']:.2f}")
     stored = {

@@ -1,11 +1,11 @@
 """The compiled kernel for normalisation, ReLU and addition against torch's layers, one by one and in the whole step.
 
-    python benchmarks/kernels.py [--rounds 15] [--out FILE]
+    python -m benchmarks.kernels [--rounds 15] [--out FILE]
 
 Layers: every shape that normalisation meets in --networks, at batch 128, channels-last, with and without a residual.
 The bandwidth is what the kernel itself has to move: forward x twice and y once; backward dy and x twice and dx once,
 with a residual the output, and its gradient written and read. Steps: the whole training step of --recipes in fp32, as
-in training_throughput.py. Both sides take turns in one process; medians, and medians of the ratios round by round.
+of the product. Both sides take turns in one process; medians, and medians of the ratios round by round.
 `cpu_ratio` compares processor time instead, on one thread (more would wait spinning): on a machine that others use too
 it is the steadier number.
 """
@@ -18,23 +18,23 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.steps import Trainer
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
 from thriftnet.kernels.build import load_kernels
 from thriftnet.kernels.norm_act_add import norm_act_add, use_kernels
 from thriftnet.models.build import build_on_meta
-from training_throughput import Trainer
 
 BATCH = 128
 WARMUP_ROUNDS = 2
@@ -64,7 +64,9 @@ def normalised_shapes(network: str) -> list[tuple[int, int]]:
     return list(shapes)
 
 
-def alternate(sides: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+def alternate(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds of each side, round by round."""
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(WARMUP_ROUNDS + rounds):
@@ -126,9 +128,10 @@ def measure_step(name: str, rounds: int) -> dict[str, Any]:
     recipe = recipes.load(name)
     row: dict[str, Any] = {"recipe": name, "batch_size": recipe.training.batch_size}
     threads = runtimes.available_cores()
+    choices: dict[str, Literal["no", "yes"]] = {"torch": "no", "kernel": "yes"}
     trainers = {
         side: Trainer(recipe, RuntimeConfig(precision="fp32", threads=threads, kernels=kernels))
-        for side, kernels in zip(SIDES, ("no", "yes"), strict=True)
+        for side, kernels in choices.items()
     }
     sides = {side: partial(trainer.run, 1) for side, trainer in trainers.items()}
     seconds = alternate(sides, rounds, time.perf_counter)

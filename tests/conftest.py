@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
+import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet import cli
@@ -96,3 +101,49 @@ def trained(shared_run: Trained, tmp_path: Path) -> Trained:
     path = tmp_path / "run"
     shutil.copytree(shared_run.path, path)
     return Trained(path, shared_run.outcome, shared_run.recipe, shared_run.data)
+
+
+@dataclass(frozen=True)
+class TwoProcesses:
+    """What two real processes, connected by gloo, found in the scenarios of tests/distributed/worker.py."""
+
+    folder: Path
+    ranks: tuple[dict[str, Any], dict[str, Any]]
+
+    def found(self, scenario: str) -> tuple[Any, Any]:
+        """What the scenario returned in rank 0 and in rank 1."""
+        for rank in self.ranks:
+            if isinstance(rank[scenario], AssertionError):
+                raise rank[scenario]
+        return self.ranks[0][scenario], self.ranks[1][scenario]
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses:
+    """Run once; the last scenario ends rank 1, which therefore has no result of it."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(2):
+        variables = {**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.distributed.worker", str(folder)],
+                cwd=Path(__file__).parents[1],
+                env=os.environ | {name: str(value) for name, value in variables.items()},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        said = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 9], "\n".join(said)
+    found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    return TwoProcesses(folder, (found[0], found[1]))

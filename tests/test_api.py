@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import thriftnet
 from tests.conftest import Trained
 from tests.training.conftest import tiny_recipe
 from thriftnet import cli
+from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo
 from thriftnet.errors import BudgetError, DataError, RunFolderError, ThriftnetError, UserError
@@ -145,6 +147,45 @@ def test_evaluate_and_predict_agree(trained: Trained) -> None:
     assert torch.allclose(predictions.probabilities, measured.logits.softmax(1))
     assert float((predictions.labels == measured.images.labels).double().mean()) == measured.evaluation.accuracy
     assert predictions.ids == tuple(range(90))
+
+
+NEW_NETWORKS: dict[str, dict[str, Any]] = {
+    "whitening resnet9": {
+        "family": "resnet9",
+        "stem": {"kind": "whitening", "kernel": 2, "bias_epochs": 1},
+        "widths": [4, 8],
+        "residual_convs": [1, 0],
+        "pool_first": True,
+        "norm_scale": False,
+        "logit_scale": 0.5,
+        "init": "dirac",
+    },
+    "squeeze-excitation preactivation": {
+        "block": "preactivation",
+        "stem": {"width": 4},
+        "widths": [4, 8],
+        "blocks": [1, 1],
+        "strides": [1, 2],
+        "stochastic_depth": 0.2,
+        "se_reduction": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("model", NEW_NETWORKS.values(), ids=NEW_NETWORKS.keys())
+def test_a_saved_network_is_evaluated_as_it_was_validated(
+    shared_run: Trained, tmp_path: Path, model: dict[str, Any]
+) -> None:
+    recipe = recipes.validate(tiny_recipe().model_dump(exclude_unset=True) | {"model": model}, "tiny")
+    run = thriftnet.train(recipe, str(shared_run.data), out=tmp_path / "run", epochs=3, display=SilentDisplay())
+    measured = thriftnet.evaluate(run, "validation")
+    assert measured.evaluation.accuracy == run.result["selected"]["validation_accuracy"]
+    assert measured.evaluation.loss == pytest.approx(run.result["selected"]["validation_loss"], rel=1e-5)
+    predictions = thriftnet.predict(run, shared_run.data)
+    assert torch.equal(predictions.labels, thriftnet.evaluate(run, "test").logits.argmax(1))
+    summary = thriftnet.summary(recipe, num_classes=3, in_channels=1, image_side=16)
+    assert summary.trainable_parameters == run.result["parameters"]
+    assert summary.macs == sum(layer.macs for layer in summary.layers) > 0
 
 
 def test_report_returns_the_path(trained: Trained) -> None:

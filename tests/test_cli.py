@@ -22,7 +22,7 @@ from thriftnet import recipe as recipes
 from thriftnet.training.run_folder import RunFolder
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
-COMMAND = [sys.executable, "-m", "thriftnet.cli"]
+COMMAND = [sys.executable, "-m", "thriftnet"]
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:
@@ -173,6 +173,9 @@ class TestEvaluate:
         assert "averaged over the image and its mirror image" in outcome.stdout
         assert Path(outcome.last_line).name == "evaluation-test-tta-flip.json"
         assert events(trained.path)[-2]["tta"] == "flip"
+        outcome = thriftnet("evaluate", trained.path, "--tta", "flip_shift")
+        assert "mirror image, each also shifted by one pixel" in outcome.stdout
+        assert Path(outcome.last_line).name == "evaluation-test-tta-flip_shift.json"
         assert not (trained.path / "evaluation-test.json").exists()
 
     def test_moved_data_is_named_and_can_be_given(self, trained: Trained, tmp_path: Path) -> None:
@@ -254,6 +257,20 @@ class TestLooking:
             "name": "Conv2d-1", "path": "conv", "type": "Conv2d", "output_shape": [-1, 32, 32, 32],
             "parameters": 2400, "macs": 2400 * 32 * 32,
         }  # fmt: skip
+
+    def test_summary_says_what_is_trained_and_what_is_fixed(self) -> None:
+        changes = (
+            "model.stem={ kind = 'whitening', kernel = 2 }",
+            "model.block=preactivation",
+            "model.norm_scale=false",
+        )
+        options = [word for change in changes for word in ("--set", change)]
+        lines = thriftnet("summary", "liu-4x2", *options).stdout.splitlines()
+        assert lines[3].split() == ["WhiteningConv-1", "[-1,", "24,", "31,", "31]", "312", f"{24 * 12 * 31**2:,}"]
+        # A normalisation before each convolution but the first, whose input the stem has activated, and one at the end.
+        scales = 32 + 2 * 32 + (32 + 3 * 64) + (64 + 3 * 128) + (128 + 3 * 256) + 256
+        fixed = next(line for line in lines if line.startswith("Non-trainable"))
+        assert fixed == f"Non-trainable params: {24 * 12 + scales:,}"
 
     def test_summary_of_other_classes_channels_and_sides(self) -> None:
         options = ("--classes", 37, "--channels", 1, "--side", 64, "--json")

@@ -15,6 +15,7 @@ ORDER = [
     "storage",
     "kernels",
     "runtime",
+    "distributed",
     "data",
     "augment",
     "models",
@@ -26,6 +27,7 @@ ORDER = [
     "reporting",
     "api",
     "cli",
+    "__main__",
 ]
 
 

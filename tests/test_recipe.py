@@ -63,7 +63,41 @@ def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
         ("[augment]\nops = [{ op = 'flip' }]", "'horizontal_flip'"),
         ("[augment]\nops = [{ op = 'affine', scale = [2.0, 1.0] }]", "scale = [2.0, 1.0] must satisfy"),
         ("[model.se]\nreduction = 4", "unknown key model.se"),
+        ("[muon]\nmomentum = 0.9", "muon.lr is missing"),
+        ("[muon]\nlr = 0.02\nmomentun = 0.9", "unknown key muon.momentun = 0.9 - did you mean 'momentum'?"),
+        ("[muon]\nlr = 0.02\nmomentum = 0.0", "set nesterov = false"),
+        (
+            "[muon]\nlr = 0.02\nnormalize_weights = true\nweight_decay = 0.1",
+            "[muon] weight_decay belongs to normalize_weights = false; remove it (--set muon.weight_decay=none)",
+        ),
+        ("[lookahead]\nalpha = 1.0", "lookahead.alpha = 1.0: input should be less than 1"),
+        ("[perturbation]\nname = 'sam'\nepsilon = 0.1", "epsilon belongs to name = 'amp'; remove it"),
+        ("[perturbation]\nname = 'sam'\neta = 0.1", "eta belongs to name = 'asam'; remove it"),
+        ("[perturbation]\nname = 'asam'\ninner_steps = 2", "inner_steps belongs to name = 'amp'; remove it"),
+        ("[perturbation]\nname = 'amp'\nrho = 0.1", "rho belongs to name = 'sam' or 'asam'; remove it"),
+        ("[perturbation]\nstart = 1.0", "perturbation.start = 1.0: input should be less than 1"),
+        ("[optimizer]\nbias_lr_factor = 0.0", "optimizer.bias_lr_factor = 0.0: input should be greater than 0"),
+        ("[schedule]\nname = 'constant'\nfloor_lr = 0.1", "floor_lr belongs to name = 'linear' or 'cosine'"),
         ("[runtime]\nprecision = 'fp8'", "'bf16'"),
+        ("[augment]\nops = [{ op = 'rand_augment', magnitude = 31 }]", "magnitude = 31 must be less than bins = 31"),
+        ("[augment]\nops = [{ op = 'trivial_augment', bins = 1 }]", "augment.ops.0.bins = 1: input should be greater"),
+        ("[augment]\nmix = { name = 'mixup', beta = 0.3 }", "[augment.mix] beta belongs to name = 'ricap'; remove it"),
+        ("[augment]\nmix = { name = 'ricap', alpha = 1.0 }", "alpha belongs to name = 'mixup' or 'cutmix'"),
+        ("[augment]\nmix = { name = 'mixup', alpha = 0.0 }", "augment.mix.alpha = 0.0"),
+        ("[augment]\nmix = { name = 'cutmixup' }", "did you mean 'cutmix'?"),
+        (
+            "[augment]\nconcatenate_originals = true\nmix = { name = 'mixup' }",
+            "[augment] mix belongs to concatenate_originals = false; remove it",
+        ),
+        (
+            "[training]\nprogressive = [{ side_px = 24, until = 0.3 }, { side_px = 16, until = 0.6 }]",
+            "the side_px of progressive, [24, 16], must rise from stage to stage",
+        ),
+        (
+            "[training]\nprogressive = [{ side_px = 16, until = 0.6 }, { side_px = 24, until = 0.6 }]",
+            "the until of progressive, [0.6, 0.6], must rise from stage to stage",
+        ),
+        ("[training]\nprogressive = [{ side_px = 16, until = 1.0 }]", "training.progressive.0.until = 1.0"),
         ("[runtime]\nkernels = 'yes'\ncompile = true", "kernels = 'yes' and compile = true exclude each other"),
         ("[runtime]\nkernels = 'yes'\nchannels_last = 'no'", "needs channels_last = 'yes' or 'auto'"),
         ("not toml", "is not valid TOML"),
@@ -83,11 +117,21 @@ def test_a_mistake_is_named_with_field_value_and_fix(write: Any, text: str, mess
         ({"stem": {"width": 8, "kernel": 4}}, "kernel = 4 must be odd"),
         ({"blocks": [1, 1, 1]}, "blocks has 3 stages but strides has 2"),
         ({"widths": [8]}, "widths = [8] must have one value for each of the 2 stages"),
-        ({"block": "resnext"}, "widths belongs to block = 'basic' or 'bottleneck'"),
+        ({"block": "resnext"}, "widths belongs to block = 'basic', 'preactivation' or 'bottleneck'"),
         ({"block": "resnext", "widths": None}, "needs cardinality and base_width"),
         ({"cardinality": 2}, "cardinality belongs to block = 'resnext'"),
         ({"expansion": 2}, "belongs to block = 'bottleneck'"),
         ({"family": "resnet9"}, "blocks belongs to family = 'resnet'"),
+        ({"residual_convs": [1, 1]}, "residual_convs belongs to family = 'resnet9'"),
+        ({"pool_first": True}, "pool_first belongs to family = 'resnet9'"),
+        ({"block": "preactivation", "expansion": 2}, "expansion belongs to block = 'bottleneck'"),
+        ({"stem": {}}, "[model.stem] width is missing; kind = 'conv' needs it"),
+        ({"stem": {"width": 8, "bias_epochs": 3}}, "bias_epochs belongs to kind = 'whitening'"),
+        ({"stem": {"kind": "whitening", "width": 8}}, "width belongs to kind = 'conv' (whitening: 2 x image channels"),
+        ({"stem": {"kind": "whitening", "kernel": 9}}, "kernel = 9 must be at most 8 for kind = 'whitening'"),
+        ({"norm_momentum": 0.0}, "model.norm_momentum = 0.0: input should be greater than 0"),
+        ({"stochastic_depth": 1.0}, "model.stochastic_depth = 1.0: input should be less than 1"),
+        ({"logit_scale": 0.0}, "model.logit_scale = 0.0: input should be greater than 0"),
         ({"dropout": 1.0}, "model.dropout = 1.0: input should be less than 1"),
     ],
 )
@@ -95,6 +139,23 @@ def test_impossible_networks(model: dict[str, Any], message: str) -> None:
     tables = {"name": "mine", "model": tomllib.loads(MINIMAL)["model"] | model}
     with pytest.raises(RecipeError, match=re.escape(message)):
         recipes.validate(tables, "mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"stochastic_depth": 0.1}, "stochastic_depth belongs to family = 'resnet'"),
+        ({"widths": [8]}, "widths = [8] must have 2 to 5 values"),
+        ({"residual_convs": [1]}, "residual_convs = [1] must have one value for each of the 2 stages"),
+        ({}, "residual_convs = absent must have one value for each of the 2 stages; it may be absent for 3"),
+        ({"residual_convs": []}, "residual_convs = [] must have one value for each of the 2 stages"),
+        ({"residual_convs": [1, -1]}, "model.residual_convs.1 = -1: input should be greater than or equal"),
+    ],
+)
+def test_impossible_resnet9(model: dict[str, Any], message: str) -> None:
+    tables = {"family": "resnet9", "stem": {"width": 8}, "widths": [8, 16]} | model
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        recipes.validate({"name": "mine", "model": tables}, "mine")
 
 
 def test_inherits_one_parent_key_by_key(write: Any) -> None:
@@ -187,10 +248,54 @@ def test_toml_round_trip_keeps_every_value(name: str, write: Any) -> None:
     assert recipes.content_hash(again) == recipes.content_hash(recipe)
 
 
-@given(st.text(max_size=20))
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["muon.lr=0.02", "optimizer.bias_lr_factor=64.0", "optimizer.linear_lr_factor=0.5"],
+        ["muon.lr=0.24", "muon.momentum=0.6", "muon.normalize_weights=true"],
+        ["lookahead.steps=3", "schedule.name=linear", "schedule.half_period_steps=none"],
+        ["perturbation.name=sam"],
+        ["perturbation.name=asam", "perturbation.rho=1.0", "perturbation.start=0.75"],
+    ],
+)
+def test_optional_sections_survive_the_round_trip(overrides: list[str], write: Any) -> None:
+    recipe = recipes.load("liu-4x2", overrides)
+    again = recipes.load(write(recipes.to_toml(recipe), "liu-4x2"))
+    assert again == recipe
+    assert recipes.content_hash(again) == recipes.content_hash(recipe)
+
+
+def test_an_inherited_section_can_be_taken_away(write: Any) -> None:
+    write(MINIMAL + "[muon]\nlr = 0.02\n[lookahead]\n", "parent")
+    assert recipes.load(write("inherits = 'parent'", "kept")).muon is not None
+    child = recipes.load(write("inherits = 'parent'\nmuon = 'none'", "child"), ["lookahead=none"])
+    assert (child.muon, child.lookahead) == (None, None)
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "ricap"])
+def test_mixing_and_progressive_stages_survive_the_round_trip(mix: str, write: Any) -> None:
+    stages = [{"side_px": 16, "until": 0.25}, {"side_px": 24, "until": 0.5}]
+    ops = [{"op": "alternating_flip"}, {"op": "trivial_augment", "bins": 11}, {"op": "rand_augment", "fill": 0.5}]
+    changes = {"augment": {"ops": ops, "mix": {"name": mix, "until": 0.5}}, "training": {"progressive": stages}}
+    recipe = recipes.with_changes(recipes.load("liu-4x2"), changes)
+    again = recipes.load(write(recipes.to_toml(recipe), "liu-4x2"))
+    assert again == recipe
+    assert recipes.content_hash(again) == recipes.content_hash(recipe)
+    assert recipes.load(write(recipes.to_toml(recipe)), ["augment.mix=none"]).augment.mix is None
+
+
+@given(st.text(max_size=20).filter(lambda text: text != recipes.ABSENT))  # that word takes a value away
 def test_any_text_survives_the_round_trip(text: str) -> None:
     recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"claim": text}})
     assert tomllib.loads(recipes.to_toml(recipe))["expect"]["claim"] == text
+
+
+def test_a_whitening_stem_survives_the_round_trip(write: Any) -> None:
+    stem = "model.stem={ kind = 'whitening', kernel = 2, bias_epochs = 3 }"
+    recipe = recipes.load(write(MINIMAL), [stem, "model.block=preactivation", "model.stochastic_depth=0.1"])
+    text = recipes.to_toml(recipe)
+    assert 'stem = { kind = "whitening", kernel = 2, bias_epochs = 3 }' in text.splitlines()
+    assert recipes.load(write(text, "again")).model == recipe.model
 
 
 def test_the_hash_sees_values_not_formatting(write: Any) -> None:

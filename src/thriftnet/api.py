@@ -15,8 +15,10 @@ from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
+from thriftnet.distributed.processes import joined
 from thriftnet.errors import UserError
-from thriftnet.inference import Averaging, Measurement, Predictions, Split
+from thriftnet.evaluation.predict import Averaging
+from thriftnet.inference import Measurement, Predictions, Split
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
@@ -25,7 +27,7 @@ from thriftnet.run import Run
 from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
-from thriftnet.training.run_folder import RunFolder, Which
+from thriftnet.training.run_folder import Which
 
 Protocol = Literal["paper", "honest"]
 
@@ -108,9 +110,24 @@ def train(
     """Train a recipe on a data set into a new run folder and return the run.
 
     `data` is what `--data` takes; None means THRIFTNET_DATA, else the bundled digits. `out` is the run folder itself,
-    by default a new one under `runs/`. Raises what `training.loop.fit` raises.
+    by default a new one under `runs/`. In each of several processes that torchrun started, the same call trains one
+    run together, which the main process writes. Raises what `training.loop.fit` raises.
     """
-    resolved = load_recipe(recipe, overrides, protocol)
+    with joined() as processes:
+        with processes.together():
+            resolved = _changed(load_recipe(recipe, overrides, protocol), epochs, seed, budget)
+            check_recipe_network(resolved)  # before the data is looked for: a network over budget costs no download
+        source = processes.one_first_on_each_machine(lambda: open_source(data, resolved.data.image_side))
+        path = processes.from_main(lambda: Path(out) if out is not None else _new_run_path(resolved))
+        run = Run(path)
+        data_used = fit(resolved, source, run.folder, display or LiveDisplay(), processes=processes)
+        with processes.together():
+            if processes.main:
+                draw_training_figures(run, data_used)
+        return run
+
+
+def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget: int | None) -> RecipeConfig:
     changes: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
     if epochs is not None:
         changes["training"]["epochs"] = epochs
@@ -118,25 +135,30 @@ def train(
         changes["training"]["seed"] = seed
     if budget is not None:
         changes["model"]["parameter_budget"] = budget
-    resolved = recipes.with_changes(resolved, {section: table for section, table in changes.items() if table})
-    check_recipe_network(resolved)  # before the data is looked for: a network over budget costs nobody a download
-    folder = RunFolder(Path(out) if out is not None else _new_run_path(resolved))
-    data_used = fit(resolved, open_source(data, resolved.data.image_side), folder, display or LiveDisplay())
-    run = Run(folder.path)
-    draw_training_figures(run, data_used)
-    return run
+    return recipes.with_changes(recipe, {section: table for section, table in changes.items() if table})
 
 
 def resume(run: Run | Path | str, data: str | None = None, display: Display | None = None) -> Run:
     """Go on with a run from its last completed epoch; the result equals that of an uninterrupted run.
 
-    `data` is needed only where the data has moved. Raises RunFolderError for a folder that cannot be gone on with.
+    `data` is needed only where the data has moved. The number of processes may differ from the one before. Raises
+    RunFolderError for a folder that cannot be gone on with.
     """
-    opened = _opened(run)
-    source = open_source(data or opened.data.location, opened.recipe.data.image_side)
-    data_used = fit(opened.recipe, source, opened.folder, display or LiveDisplay(), resume=True)
-    draw_training_figures(opened, data_used)
-    return opened
+    with joined() as processes:
+        opened = run if isinstance(run, Run) else Run(Path(run))
+        recipe, location = processes.from_main(lambda: _stored(opened, data))
+        source = processes.one_first_on_each_machine(lambda: open_source(location, recipe.data.image_side))
+        data_used = fit(recipe, source, opened.folder, display or LiveDisplay(), resume=True, processes=processes)
+        with processes.together():
+            if processes.main:
+                draw_training_figures(opened, data_used)
+        return opened
+
+
+def _stored(run: Run, data: str | None) -> tuple[RecipeConfig, str]:
+    """What a run was trained with, and where its data lies now."""
+    opened = _opened(run.path)
+    return opened.recipe, data or opened.data.location
 
 
 def evaluate(

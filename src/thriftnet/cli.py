@@ -43,6 +43,10 @@ DataOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value, e.g. optimizer.lr=0.05.", metavar="KEY=VALUE")
 ]
+AveragingOption = Annotated[
+    Literal["none", "flip", "flip_shift"],
+    typer.Option(help="Average over the image and its mirror image; flip_shift: each also shifted by one pixel."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -65,32 +69,44 @@ def train(
 ) -> None:
     """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
     from thriftnet import api
+    from thriftnet.distributed.processes import one_voice
 
-    if resume is not None:
-        given = [
-            name
-            for name, value in (
-                ("RECIPE", recipe),
-                ("--epochs", epochs),
-                ("--seed", seed),
-                ("--out", out),
-                ("--budget", budget),
-                ("--set", overrides),
-                ("--protocol", protocol if protocol != "paper" else None),
+    with one_voice() as processes:
+        with processes.together():
+            given = [
+                name
+                for name, value in (
+                    ("RECIPE", recipe),
+                    ("--epochs", epochs),
+                    ("--seed", seed),
+                    ("--out", out),
+                    ("--budget", budget),
+                    ("--set", overrides),
+                    ("--protocol", protocol if protocol != "paper" else None),
+                )
+                if value is not None
+            ]
+            if resume is not None and given:
+                raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
+            if resume is None and recipe is None:
+                raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
+        if recipe is None:
+            assert resume is not None
+            run = api.resume(resume, data)
+        else:
+            run = api.train(
+                recipe,
+                data,
+                out=out,
+                epochs=epochs,
+                seed=seed,
+                budget=budget,
+                overrides=overrides or (),
+                protocol=protocol,
             )
-            if value is not None
-        ]
-        if given:
-            raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
-        run = api.resume(resume, data)
-    elif recipe is None:
-        raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
-    else:
-        run = api.train(
-            recipe, data, out=out, epochs=epochs, seed=seed, budget=budget, overrides=overrides or (), protocol=protocol
-        )
-    typer.echo(run.summary())
-    typer.echo(str(run.path))
+        if processes.main:
+            typer.echo(run.summary())
+            typer.echo(str(run.path))
 
 
 @app.command()
@@ -98,7 +114,7 @@ def evaluate(
     run: RunArgument,
     split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")] = "test",
     data: DataOption = None,
-    tta: Annotated[Literal["none", "flip"], typer.Option(help="Average over the image and its mirror image.")] = "none",
+    tta: AveragingOption = "none",
     weights: Annotated[Literal["selected", "last"], typer.Option(help="Which epoch's weights.")] = "selected",
     as_json: JsonOption = False,
 ) -> None:
@@ -122,7 +138,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="The CSV file to write: ID,Label.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,
     names: Annotated[bool, typer.Option("--names", help="Class names instead of numbers as Label.")] = False,
-    tta: Annotated[Literal["none", "flip"], typer.Option(help="Average over the image and its mirror image.")] = "none",
+    tta: AveragingOption = "none",
 ) -> None:
     """Predict the classes of unlabelled images into a CSV file."""
     from thriftnet import api

@@ -18,6 +18,12 @@ Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Channels = Annotated[tuple[Fraction, ...], Field(strict=False)]
 Counts = Annotated[tuple[Count, ...], Field(strict=False)]
+CountsOrZero = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+
+RESNET9_RESIDUAL_CONVS = (2, 0, 2)
+"""`residual_convs` of the published ResNet-9."""
+LARGEST_WHITENING_KERNEL = 8
+"""Half of the smallest image side that can be trained on."""
 
 
 class Section(BaseModel):
@@ -38,15 +44,34 @@ class Section(BaseModel):
 
 
 class StemConfig(Section):
-    """The first convolution: stride 1, padding (kernel - 1) / 2."""
+    """The first convolution, of stride 1."""
 
-    width: Count
-    """Output channels."""
+    kind: Literal["conv", "whitening"] = "conv"
+    """`conv`: padding (kernel - 1) / 2, then normalisation. `whitening`: frozen filters from the training images and a
+    trainable bias, no padding, no normalisation (arXiv 2404.00498)."""
+    width: Count | None = None
+    """Output channels of `conv`; `whitening` has 2 x image channels x kernel^2."""
     kernel: Count = 3
-    """Side of the square kernel in pixels; odd, so that the padding keeps the image side."""
+    """Side of the square kernel in pixels; odd for `conv`, so that the padding keeps the image side."""
+    bias_epochs: Count | None = None
+    """The bias of `whitening` is trained in this many first epochs, then frozen; absent: in all."""
+
+    def inapplicable(self) -> dict[str, str]:
+        if self.kind == "conv":
+            return {"bias_epochs": "kind = 'whitening'"}
+        return {"width": "kind = 'conv' (whitening: 2 x image channels x kernel^2)"}
 
     @model_validator(mode="after")
-    def _odd_kernel(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.kind == "whitening":
+            if self.kernel > LARGEST_WHITENING_KERNEL:
+                raise ValueError(
+                    f"kernel = {self.kernel} must be at most {LARGEST_WHITENING_KERNEL} for kind = 'whitening', "
+                    "which does not pad; 2 is usual"
+                )
+            return self
+        if self.width is None:
+            raise ValueError("width is missing; kind = 'conv' needs it, for example 64")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel = {self.kernel} must be odd; {self.kernel - 1} and {self.kernel + 1} are")
         return self
@@ -56,13 +81,14 @@ class ModelConfig(Section):
     """A residual network: a stem, stages of residual blocks, global pooling and one linear layer."""
 
     family: Literal["resnet", "resnet9"] = "resnet"
-    """`resnet`: stages of blocks, average pooling. `resnet9`: convolutions with two residual pairs, max pooling."""
-    block: Literal["basic", "bottleneck", "resnext"] = "basic"
-    """The residual block of the `resnet` family."""
+    """`resnet`: stages of blocks, average pooling. `resnet9`: pooled convolutions, residual branches, max pooling."""
+    block: Literal["basic", "preactivation", "bottleneck", "resnext"] = "basic"
+    """The residual block of the `resnet` family; `preactivation` is `basic` in the order of arXiv 1603.05027."""
     stem: StemConfig
     """The first convolution."""
     widths: Counts | None = None
-    """Channels per stage: the block's output for `basic`, its inner width for `bottleneck`; absent for `resnext`."""
+    """Channels per stage: the block's output for `basic` and `preactivation`, its inner width for `bottleneck`; absent
+    for `resnext`. Two to five stages for `resnet9`."""
     blocks: Counts = (2, 2, 2, 2)
     """Residual blocks per stage (`resnet` family)."""
     strides: Counts = (1, 2, 2, 2)
@@ -73,28 +99,48 @@ class ModelConfig(Section):
     """Groups of the 3x3 convolution (`resnext`)."""
     base_width: Count | None = None
     """Channels per group in the first stage (`resnext`); it doubles with every stage."""
+    residual_convs: CountsOrZero | None = None
+    """Convolutions in the residual branch after each stage's pooled one (`resnet9`), 0 for no branch; absent:
+    [2, 0, 2], for three stages."""
+    pool_first: bool = False
+    """Whether a pooled convolution pools before it normalises and activates a quarter of the values (`resnet9`)."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
     """Non-linearity everywhere."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Probability; inside each block after the first activation (`resnet`), before the linear layer (`resnet9`)."""
+    """Probability; inside each block before its last convolution (`resnet`), before the linear layer (`resnet9`)."""
+    stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability that the last block's residual branch is left out for an image in training; it rises linearly from
+    block to block (`resnet`, arXiv 1603.09382)."""
     se_reduction: Annotated[int, Field(ge=0)] = 0
     """Squeeze-and-excitation with this reduction at the end of each block's residual branch; 0 is none."""
     conv_bias: bool = False
     """Whether convolutions have a bias although a normalisation follows."""
-    init: Literal["torch", "kaiming_fan_in", "kaiming_fan_out"] = "kaiming_fan_out"
-    """Convolution weights: torch's default, or Kaiming-normal by fan-in or fan-out (arXiv 1502.01852)."""
+    norm_scale: bool = True
+    """Whether the scales of batch normalisation are trained; false: they stay 1, and only the biases are."""
+    norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Share of the batch's statistics in each update of the running ones."""
+    init: Literal["torch", "kaiming_fan_in", "kaiming_fan_out", "dirac"] = "kaiming_fan_out"
+    """Convolution weights: torch's default, Kaiming-normal by fan-in or fan-out (arXiv 1502.01852), or torch's default
+    with an identity in the first filters of 3x3 convolutions (arXiv 2404.00498)."""
+    logit_scale: Positive = 1.0
+    """Factor on the linear layer's output."""
     parameter_budget: Count = 5_000_000
     """The most trainable parameters the network may have; checked before any data is touched."""
 
+    @property
+    def residual_branches(self) -> tuple[int, ...]:
+        """`residual_convs` with its default."""
+        return RESNET9_RESIDUAL_CONVS if self.residual_convs is None else self.residual_convs
+
     def inapplicable(self) -> dict[str, str]:
         if self.family == "resnet9":
-            resnet_only = ("block", "blocks", "strides", "expansion", "cardinality", "base_width", "se_reduction")
-            return dict.fromkeys(resnet_only, "family = 'resnet'")
-        fields: dict[str, str] = {}
-        if self.block == "basic":
+            resnet_only = ("block", "blocks", "strides", "expansion", "cardinality", "base_width")
+            return dict.fromkeys((*resnet_only, "stochastic_depth", "se_reduction"), "family = 'resnet'")
+        fields = dict.fromkeys(("residual_convs", "pool_first"), "family = 'resnet9'")
+        if self.block in ("basic", "preactivation"):
             fields["expansion"] = "block = 'bottleneck' or 'resnext'"
         if self.block == "resnext":
-            fields["widths"] = "block = 'basic' or 'bottleneck' (resnext: cardinality x base_width)"
+            fields["widths"] = "block = 'basic', 'preactivation' or 'bottleneck' (resnext: cardinality x base_width)"
         else:
             fields |= dict.fromkeys(("cardinality", "base_width"), "block = 'resnext'")
         return fields
@@ -102,8 +148,13 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.family == "resnet9":
-            if self.widths is None or len(self.widths) != 3:
-                raise ValueError(f"widths = {_plain(self.widths)} must have 3 values for family = 'resnet9'")
+            if self.widths is None or not 2 <= len(self.widths) <= 5:
+                raise ValueError(f"widths = {_plain(self.widths)} must have 2 to 5 values for family = 'resnet9'")
+            if len(self.residual_branches) != len(self.widths):
+                raise ValueError(
+                    f"residual_convs = {_plain(self.residual_convs)} must have one value for each of the "
+                    f"{len(self.widths)} stages; it may be absent for {len(RESNET9_RESIDUAL_CONVS)}"
+                )
             return self
         if len(self.blocks) != len(self.strides):
             raise ValueError(
@@ -156,6 +207,12 @@ class VerticalFlip(Section):
 
     op: Literal["vertical_flip"]
     probability: Fraction = 0.5
+
+
+class AlternatingFlip(Section):
+    """Mirror left-right in every second epoch, drawn for the first epoch with probability 1/2 (arXiv 2404.00498)."""
+
+    op: Literal["alternating_flip"]
 
 
 class PaddedCrop(Section):
@@ -250,18 +307,68 @@ class Cutout(Section):
     """Value in [0, 1] per channel, or one for all; absent: the channel means, so zero after normalisation."""
 
 
+class TrivialAugment(Section):
+    """One operation of fourteen for every image, of a strength drawn too, in the wide space (arXiv 2103.10158)."""
+
+    op: Literal["trivial_augment"]
+    bins: Annotated[int, Field(ge=2)] = 31
+    """Strengths from none to the most, equally likely."""
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    fill: Fraction = 0.0
+
+
+class RandAugment(Section):
+    """Several operations of fourteen for every image, one after the other, of one strength (arXiv 1909.13719)."""
+
+    op: Literal["rand_augment"]
+    operations: Count = 2
+    magnitude: Annotated[int, Field(ge=0)] = 9
+    """Strength, of `bins` from 0 to bins - 1."""
+    bins: Annotated[int, Field(ge=2)] = 31
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    fill: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _within_bins(self) -> Self:
+        if self.magnitude >= self.bins:
+            raise ValueError(f"magnitude = {self.magnitude} must be less than bins = {self.bins}")
+        return self
+
+
 AugmentOp = Annotated[
     HorizontalFlip
     | VerticalFlip
+    | AlternatingFlip
     | PaddedCrop
     | Rotation
     | Affine
     | RandomResizedCrop
     | ColorJitter
     | GaussianBlur
-    | Cutout,
+    | Cutout
+    | TrivialAugment
+    | RandAugment,
     Field(discriminator="op"),
 ]
+
+
+class MixConfig(Section):
+    """Mix every training image with others of its batch, and its label as much; drawn for every image."""
+
+    name: Literal["mixup", "cutmix", "ricap"]
+    """`mixup`: weighted mean with one image (arXiv 1710.09412). `cutmix`: a box from one image (arXiv 1905.04899).
+    `ricap`: four crops side by side (arXiv 1811.09030)."""
+    alpha: Positive = 1.0
+    """`mixup`, `cutmix`: an image keeps a share drawn from Beta(alpha, alpha)."""
+    beta: Positive = 0.3
+    """`ricap`: the point where the four crops meet is drawn from Beta(beta, beta) along each axis."""
+    probability: Fraction = 1.0
+    """Share of the images that are mixed."""
+    until: Fraction = 1.0
+    """Share of the run's epochs after which mixing stops."""
+
+    def inapplicable(self) -> dict[str, str]:
+        return {"alpha": "name = 'mixup' or 'cutmix'"} if self.name == "ricap" else {"beta": "name = 'ricap'"}
 
 
 class AugmentConfig(Section):
@@ -273,6 +380,11 @@ class AugmentConfig(Section):
     """`exact` resamples at each geometric operation; `fused` composes neighbours and resamples once."""
     concatenate_originals: bool = False
     """An epoch shows every image twice, as it is and augmented; the number of steps doubles."""
+    mix: MixConfig | None = None
+    """Mixing of images and labels within a batch, after the operations; absent: none."""
+
+    def inapplicable(self) -> dict[str, str]:
+        return {"mix": "concatenate_originals = false"} if self.concatenate_originals else {}
 
 
 class OptimizerConfig(Section):
@@ -292,6 +404,10 @@ class OptimizerConfig(Section):
     """Added to the gradient for sgd and adam, decoupled for adamw."""
     decay_biases_and_norms: bool = True
     """Whether weight decay also shrinks one-dimensional parameters (biases, normalisation scales)."""
+    bias_lr_factor: Positive = 1.0
+    """Multiplies the learning rate of one-dimensional parameters, except the linear layer's bias; not their decay."""
+    linear_lr_factor: Positive = 1.0
+    """Multiplies the learning rate of the last linear layer, weight and bias; not their decay."""
     clip_value: Positive | None = None
     """Clip each gradient component to [-v, v]; absent: no clipping."""
     clip_norm: Positive | None = None
@@ -311,28 +427,82 @@ class OptimizerConfig(Section):
         return self
 
 
-class PerturbationConfig(Section):
-    """Take the gradient at perturbed parameters: adversarial model perturbation (AMP, arXiv 2010.04925)."""
+class MuonConfig(Section):
+    """Muon for the weights of all convolutions but the first; every other parameter stays with [optimizer]."""
 
-    name: Literal["amp"] = "amp"
+    lr: Positive
+    """Learning rate where the schedule is at optimizer.lr; it moves in proportion to the schedule."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: Count = 5
+    """Iterations of the orthogonalisation."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled: each update first shrinks the weights by lr * weight_decay."""
+    normalize_weights: bool = False
+    """Rescale each weight matrix to Frobenius norm sqrt(rows) before its update, and leave out the factor for shape."""
+
+    def inapplicable(self) -> dict[str, str]:
+        return {"weight_decay": "normalize_weights = false"} if self.normalize_weights else {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true needs momentum > 0; set nesterov = false")
+        return self
+
+
+class PerturbationConfig(Section):
+    """Take the gradient at perturbed parameters: adversarial model perturbation (AMP), SAM or ASAM."""
+
+    name: Literal["amp", "sam", "asam"] = "amp"
+    """`amp`: arXiv 2010.04925; `sam`: arXiv 2010.01412; `asam`: arXiv 2102.11600."""
     epsilon: Positive = 0.5
-    """Radius of the 2-norm ball around each parameter tensor."""
+    """`amp`: radius of the 2-norm ball around each parameter tensor."""
     inner_steps: Count = 1
-    """Ascent steps inside the ball."""
+    """`amp`: ascent steps inside the ball."""
     inner_lr: Positive = 1.0
-    """Size of an ascent step, times the gradient (the paper's zeta)."""
+    """`amp`: size of an ascent step, times the gradient (the paper's zeta)."""
+    rho: Positive | None = None
+    """`sam`, `asam`: 2-norm of the perturbation of all parameters together; absent: 0.05 for sam, 0.5 for asam."""
+    eta: NonNegative = 0.01
+    """`asam`: added to each parameter's magnitude, so that a parameter near zero is perturbed too."""
+    start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of all updates that are made before the perturbation begins; 0.75: it acts in the last quarter."""
     batchnorm: Literal["every_pass", "first_pass"] = "every_pass"
-    """Which passes update running statistics: all, as the authors' code does, or only the unperturbed one."""
+    """Which passes update running statistics: all, as the authors of AMP do, or only the unperturbed one."""
+
+    def inapplicable(self) -> dict[str, str]:
+        owners = {
+            "epsilon": ("amp",),
+            "inner_steps": ("amp",),
+            "inner_lr": ("amp",),
+            "rho": ("sam", "asam"),
+            "eta": ("asam",),
+        }
+        return {
+            field: f"name = {' or '.join(map(repr, names))}"
+            for field, names in owners.items()
+            if self.name not in names
+        }
+
+
+class LookaheadConfig(Section):
+    """Slow weights that follow the optimiser's fast ones (arXiv 1907.08610) and are what is evaluated."""
+
+    steps: Count = 5
+    """Updates between two synchronisations (the paper's k)."""
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """How far the slow weights go towards the fast ones, which then start again from there."""
 
 
 class ScheduleConfig(Section):
     """The learning rate as a pure function of the step."""
 
-    name: Literal["constant", "cosine", "one_cycle", "multi_step", "plateau"] = "cosine"
+    name: Literal["constant", "linear", "cosine", "one_cycle", "multi_step", "plateau"] = "cosine"
     warmup_epochs: NonNegative = 0.0
     """Linear rise from zero to the schedule's first value, before it begins; may be a fraction of an epoch."""
     floor_lr: NonNegative = 0.0
-    """Lowest learning rate of `cosine` and `plateau`."""
+    """Lowest learning rate of `linear`, `cosine` and `plateau`."""
     half_period_steps: Count | None = None
     """`cosine`: swing between lr and floor_lr with this many steps each way, all through training; absent: one fall."""
     half_period_epochs: Count | None = None
@@ -356,7 +526,7 @@ class ScheduleConfig(Section):
 
     def inapplicable(self) -> dict[str, str]:
         owners = {
-            "floor_lr": ("cosine", "plateau"),
+            "floor_lr": ("linear", "cosine", "plateau"),
             "half_period_steps": ("cosine",),
             "half_period_epochs": ("cosine",),
             "peak_fraction": ("one_cycle",),
@@ -385,6 +555,15 @@ class ScheduleConfig(Section):
         return self
 
 
+class ProgressiveStage(Section):
+    """A part of training on smaller images."""
+
+    side_px: Annotated[int, Field(ge=8, le=256)]
+    """Side to which augmented training images are resized."""
+    until: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Share of the run's epochs at which the stage ends; below 1, so that training ends at full size."""
+
+
 class TrainingConfig(Section):
     """Epochs, batches, the loss and which epoch is kept."""
 
@@ -404,6 +583,16 @@ class TrainingConfig(Section):
     """Which epoch is kept: best validation accuracy, the last, or best test accuracy (to reproduce a paper only)."""
     early_stopping_epochs: Count | None = None
     """Stop after this many epochs without a better selection accuracy; absent: never."""
+    progressive: Annotated[tuple[ProgressiveStage, ...], Field(strict=False)] = ()
+    """Progressive resizing: stages of rising side and end, then full size; evaluation is always at full size."""
+
+    @model_validator(mode="after")
+    def _rising_stages(self) -> Self:
+        for field in ("side_px", "until"):
+            values = tuple(getattr(stage, field) for stage in self.progressive)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"the {field} of progressive, {_plain(values)}, must rise from stage to stage")
+        return self
 
 
 class RuntimeConfig(Section):
@@ -420,7 +609,12 @@ class RuntimeConfig(Section):
     compile: bool = False
     """Whether torch.compile translates the network; its time counts as training time."""
     kernels: Literal["auto", "yes", "no"] = "auto"
-    """Whether normalisation, ReLU and addition run as one kernel, which a C++ compiler here translates (CPU only)."""
+    """Whether normalisation, ReLU and addition run as one, and fp32 3x3 convolutions as Winograd's (CPU only).
+
+    A C++ compiler here translates these kernels at first use.
+    """
+    sync_batchnorm: bool = True
+    """Whether BatchNorm's batch statistics are those of all processes' parts of a batch; alone it changes nothing."""
 
     @model_validator(mode="after")
     def _kernels_apply(self) -> Self:
@@ -455,7 +649,9 @@ class RecipeConfig(Section):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    muon: MuonConfig | None = None
     perturbation: PerturbationConfig | None = None
+    lookahead: LookaheadConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()

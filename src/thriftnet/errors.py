@@ -9,6 +9,7 @@
     │   └── MissingExtraError      an optional dependency is not installed
     ├── NonFiniteLossError         the loss became NaN or infinite; the update was not applied
     ├── StorageError               the operating system refused a write (full disk, quota, permission)
+    ├── ProcessLostError           another of several processes ended, or cannot be reached
     └── Interrupted                Ctrl-C or SIGTERM; what was completed is saved (exit status 130 or 143)
 
 The command line prints the message of any of these as one line and never shows a traceback for them.
@@ -60,6 +61,10 @@ class StorageError(ThriftnetError):
     """The operating system refused a write: full disk, quota, permission."""
 
 
+class ProcessLostError(ThriftnetError):
+    """Another process of the same training ended or cannot be reached."""
+
+
 class Interrupted(ThriftnetError):
     """Ctrl-C or SIGTERM arrived; the last completed epoch is saved.
 
@@ -74,5 +79,5 @@ class Interrupted(ThriftnetError):
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """` - did you mean 'x'?` for the candidate nearest to `word`, or an empty string when none is near."""
-    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f" - did you mean {matches[0]!r}?" if matches else ""

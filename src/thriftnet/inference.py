@@ -18,13 +18,17 @@ from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.prepare import prepare
 from thriftnet.errors import DataError
 from thriftnet.evaluation.metrics import Evaluation, evaluate_logits
-from thriftnet.evaluation.predict import predict_logits
+from thriftnet.evaluation.predict import Averaging, predict_logits
 from thriftnet.evaluation.prediction_file import write_predictions
 from thriftnet.run import Run
 from thriftnet.training.run_folder import Which
 
 Split = Literal["test", "validation", "train"]
-Averaging = Literal["none", "flip"]
+_VIEWS = {
+    "none": "",
+    "flip": ", averaged over the image and its mirror image",
+    "flip_shift": ", averaged over the image and its mirror image, each also shifted by one pixel",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Measurement:
 
     @property
     def path(self) -> Path:
-        """The JSON file in the run folder; flip averaging has one of its own."""
+        """The JSON file in the run folder; test-time averaging has one of its own."""
         suffix = "" if self.tta == "none" else f"-tta-{self.tta}"
         return self.run.path / f"evaluation-{self.split}{suffix}.json"
 
@@ -63,10 +67,9 @@ class Measurement:
         measured = self.evaluation
         low, high = measured.accuracy_interval
         label = " (test-selected)" if self.split == "test" and self.context["selection"] == "test-selected" else ""
-        averaging = ", averaged over the image and its mirror image" if self.tta == "flip" else ""
         lines = [
             f"{self.split} accuracy{label} {measured.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, "
-            f"{measured.count:,} images{averaging}; one seed)",
+            f"{measured.count:,} images{_VIEWS[self.tta]}; one seed)",
             f"loss {measured.loss:.4f} nats, expected calibration error {measured.expected_calibration_error:.2%}",
             f"{'class':<16} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7} {'predicted':>9}",
         ]

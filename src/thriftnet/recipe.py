@@ -73,9 +73,7 @@ def content_hash(recipe: RecipeConfig) -> str:
 def to_toml(recipe: RecipeConfig) -> str:
     """Every resolved value as TOML that `load` reads back; absent values and those without meaning are left out."""
     values = recipe.model_dump(mode="json", exclude_none=True)
-    for name, section in recipe:
-        for field in section.inapplicable() if isinstance(section, Section) else ():
-            values[name].pop(field, None)
+    _drop_inapplicable(recipe, values)
     lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, table in values.items():
         if isinstance(table, dict):
@@ -91,6 +89,15 @@ def differences(first: RecipeConfig, second: RecipeConfig) -> list[tuple[str, An
         for key in dict.fromkeys([*left, *right])
         if left.get(key) != right.get(key) and key != "name"
     ]
+
+
+def _drop_inapplicable(section: Section, values: dict[str, Any]) -> None:
+    """Remove from the dumped `values` of a section, and of those inside it, what has no meaning there."""
+    for field in section.inapplicable():
+        values.pop(field, None)
+    for field, inner in section:
+        if isinstance(inner, Section):
+            _drop_inapplicable(inner, values[field])
 
 
 def _packaged() -> Any:
@@ -201,7 +208,7 @@ def _explain(error: ValidationError) -> str:
     complaint = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     place = list(complaint["loc"])
     # pydantic names the variant of an operation too (augment.ops.0.rotation.degrees); the file has no such level.
-    shown = [step for before, step in zip([None, *place], place, strict=False) if not isinstance(before, int)]
+    shown = [step for at, step in enumerate(place) if step not in [_tag(each) for each in _sections_at(place[:at])]]
     field = ".".join(map(str, shown)) or "recipe"
     if complaint["type"] == "extra_forbidden":
         known = _fields_at(place[:-1])
@@ -226,7 +233,12 @@ def _explain(error: ValidationError) -> str:
 
 
 def _fields_at(place: Sequence[int | str]) -> list[str]:
-    """Field names of the section at `place`, walking the types of RecipeConfig."""
+    """Field names of the section at `place`."""
+    return sorted({name for section in _sections_at(place) for name in section.model_fields})
+
+
+def _sections_at(place: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The section classes that `place` may hold, walking the types of RecipeConfig."""
     candidates: list[Any] = [RecipeConfig]
     for step in place:
         if isinstance(step, int):
@@ -237,7 +249,7 @@ def _fields_at(place: Sequence[int | str]) -> list[str]:
                 following += _sections(section.model_fields[step].annotation)
         tagged = [section for section in candidates if _tag(section) == step]
         candidates = tagged or following or candidates
-    return sorted({name for section in candidates for name in section.model_fields})
+    return candidates
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
+from thriftnet.kernels import winograd
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -36,6 +37,8 @@ class Runtime:
     reasons: tuple[str, ...]
     kernels: bool = False
     """Whether `place` lets the network use the compiled kernels."""
+    winograd: bool = False
+    """Whether that includes the convolutions."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass; does nothing in fp32."""
@@ -54,16 +57,22 @@ class Runtime:
         """The network on the device, in the memory layout."""
         if self.kernels:
             use_kernels(network)
+        if self.winograd:
+            winograd.use_kernels(network)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
-def resolve(config: RuntimeConfig) -> Runtime:
+def resolve(config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 1) -> Runtime:
     """Choose what the recipe left on `auto`, set the thread count, and say why.
 
-    Raises RecipeError for a device or precision that this machine does not have.
+    Where `local_world_size` processes of one training share this machine, process `local_rank` gets the GPU of that
+    number and its part of the cores. Raises RecipeError for a device or precision that this machine does not have.
     """
     reasons: list[str] = []
-    device = _device(config.device, reasons)
+    if local_world_size == 1:
+        device = _device(config.device, reasons)
+    else:
+        device = _device_of_one_of_several(config.device, local_rank, local_world_size, reasons)
     precision = _precision(config.precision, device, reasons)
     if config.channels_last == "auto":
         channels_last = device.type in ("cpu", "cuda")
@@ -72,14 +81,15 @@ def resolve(config: RuntimeConfig) -> Runtime:
         )
     else:
         channels_last = config.channels_last == "yes"
-    threads = _threads(config.threads, reasons)
+    threads = _threads(config.threads, local_world_size, reasons)
     torch.set_num_threads(threads)
     kernels = _kernels(config, device, channels_last, reasons)
+    convolutions = kernels and precision == "fp32" and _winograd(config, reasons)
     if device.type == "cpu" and keep_freed_memory():
         reasons.append(
             "allocator: freed memory is kept, because fresh pages are slow; any MALLOC_ variable changes that"
         )
-    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels)
+    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels, convolutions)
 
 
 def _device(wanted: str, reasons: list[str]) -> torch.device:
@@ -103,6 +113,30 @@ def _device(wanted: str, reasons: list[str]) -> torch.device:
     }.get(device.type, False)
     if not usable:
         raise RecipeError(f"runtime.device = {wanted!r} is not available here; use runtime.device = auto or cpu")
+    return device
+
+
+def _device_of_one_of_several(wanted: str, local_rank: int, local_world_size: int, reasons: list[str]) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise RecipeError(
+            f"runtime.device = {wanted!r} is one device, but {local_world_size} processes share this machine; "
+            "use auto, cpu or cuda (a GPU each)"
+        )
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        if wanted == "auto":
+            reasons.append("device cpu: no GPU that several processes can use is visible to torch")
+        return torch.device("cpu")
+    _device(wanted, [])  # refuses cuda where there is none
+    gpus = torch.cuda.device_count()
+    if local_world_size > gpus:
+        raise RecipeError(
+            f"runtime.device = {wanted!r} gives each process a GPU, but {local_world_size} processes share {gpus}; "
+            f"start at most {gpus} a machine (--nproc-per-node {gpus}), or use runtime.device = cpu"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    if wanted == "auto":
+        reasons.append(f"device {device}: {torch.cuda.get_device_name(device)}, a GPU for each process")
     return device
 
 
@@ -138,16 +172,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _threads(wanted: int | str, reasons: list[str]) -> int:
+def _threads(wanted: int | str, local_world_size: int, reasons: list[str]) -> int:
     if isinstance(wanted, int):
         return wanted
     environment = os.environ.get("OMP_NUM_THREADS", "")
-    if environment.isdigit() and int(environment) > 0:
+    # torchrun sets 1 for several processes where the user has set nothing; whoever wants 1 has runtime.threads.
+    set_by_torchrun = local_world_size > 1 and environment == "1"
+    if environment.isdigit() and int(environment) > 0 and not set_by_torchrun:
         reasons.append(f"threads {environment}: OMP_NUM_THREADS says so")
         return int(environment)
     # Beyond 16 threads batches of 32x32 images are too small to share; oversubscription is ruinous.
-    threads = min(available_cores(), 16)
-    reasons.append(f"threads {threads}: {available_cores()} cores are available to this process")
+    cores = available_cores()
+    threads = min(max(cores // local_world_size, 1), 16)
+    users = "this process" if local_world_size == 1 else f"the {local_world_size} processes of this machine"
+    reasons.append(f"threads {threads}: {cores} cores are available to {users}")
     return threads
 
 
@@ -178,6 +216,18 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
     return True
 
 
+def _winograd(config: RuntimeConfig, reasons: list[str]) -> bool:
+    """For fp32, where multiplications are the limit; processors with bf16 arithmetic have them to spare."""
+    try:
+        winograd.prepare()
+    except KernelsUnavailable as problem:
+        reasons.append(f"Winograd convolutions off: {problem}")
+        return False
+    if config.kernels == "auto":
+        reasons.append("Winograd convolutions on: 3x3 in fp32 takes a quarter of the multiplications")
+    return True
+
+
 def keep_freed_memory() -> bool:
     """Let the C library's allocator (glibc) reuse freed activations instead of giving them back to the system.
 
@@ -205,6 +255,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "channels_last": runtime.channels_last,
         "threads": runtime.threads,
         "kernels": runtime.kernels,
+        "winograd": runtime.winograd,
         "cores": available_cores(),
         "reasons": list(runtime.reasons),
         "git_commit": git_commit(),
@@ -243,6 +294,9 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def seed_everything(seed: int, epoch: int) -> None:
-    """Seed torch's generators (initial weights, dropout) as a pure function of seed and epoch, so a resume agrees."""
-    torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
+def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
+    """Seed torch's generators (initial weights, dropout) as a pure function of seed and epoch, so a resume agrees.
+
+    Another `rank` of several processes draws other dropout masks, for its own part of each batch.
+    """
+    torch.manual_seed((seed * 1_000_003 + epoch + rank * 961_748_941) % 2**63)

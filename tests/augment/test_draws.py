@@ -138,6 +138,12 @@ def test_any_order_and_any_partition_draws_the_same(order: list[int], cuts: list
     assert torch.equal(torch.cat([part.permutations("a", 4) for part in parts]), whole.permutations("a", 4)[indices])
 
 
+def test_another_epoch_of_the_same_images():
+    draws = Draws(3, 2, torch.arange(40)).in_epoch(5)
+    assert draws.epoch == 5
+    assert torch.equal(draws.bits("a"), Draws(3, 5, torch.arange(40)).bits("a"))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_draws_the_same():
     indices = torch.arange(1_000)

@@ -17,7 +17,7 @@ from torch import Tensor
 from thriftnet.augment import Draws, build_policy
 from thriftnet.augment.geometry import resample
 from thriftnet.augment.operations import Flip, GeometricOperation, PaddedCrop, RandomResizedCrop, Rotation
-from thriftnet.config import Affine, AugmentConfig, HorizontalFlip, VerticalFlip
+from thriftnet.config import Affine, AlternatingFlip, AugmentConfig, HorizontalFlip, VerticalFlip
 from thriftnet.config import PaddedCrop as PaddedCropConfig
 from thriftnet.config import RandomResizedCrop as ResizedCropConfig
 from thriftnet.config import Rotation as RotationConfig
@@ -63,6 +63,21 @@ def test_flips_come_as_often_as_asked(op: str, probability: float):
         assert count == probability * COUNT
     else:
         assert stats.binomtest(count, COUNT, probability).pvalue > SMALLEST_P
+
+
+def test_alternating_flips_are_drawn_once_and_alternate():
+    """Half of the images are mirrored in odd epochs, the others in even ones, whatever the epoch is."""
+    flip = Flip(AlternatingFlip(op="alternating_flip"), "0.alternating_flip")
+    first = flip.mirrored(Draws(0, 1, torch.arange(COUNT)))
+    assert stats.binomtest(int(first.sum()), COUNT).pvalue > SMALLEST_P
+    for epoch in (2, 3, 4, 77, 100):
+        expected = first if epoch % 2 else ~first
+        assert torch.equal(flip.mirrored(Draws(0, epoch, torch.arange(COUNT))), expected)
+    assert not torch.equal(flip.mirrored(Draws(1, 1, torch.arange(COUNT))), first)
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(COUNT, -1, -1, -1)
+    shown = flip.apply(images, Draws(0, 2, torch.arange(COUNT)))
+    assert torch.equal(shown[first], images[first])
+    assert torch.equal(shown[~first], images[~first].flip(3))
 
 
 def test_crop_offsets_are_uniform_over_all_places():

@@ -21,6 +21,7 @@ JITTER = {"op": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation"
 GEOMETRIC: tuple[dict[str, Any], ...] = (
     FLIP,
     {"op": "vertical_flip"},
+    {"op": "alternating_flip"},
     CROP,
     {"op": "padded_crop", "pad_px": 3, "padding": "reflect"},
     {"op": "padded_crop", "fill": 0.3},
@@ -36,6 +37,9 @@ EVERY_OP = (
     {"op": "color_jitter", "saturation": 3.0},
     {"op": "gaussian_blur", "probability": 0.5},
     {"op": "cutout", "side_px": 8, "holes": 2},
+    {"op": "trivial_augment"},
+    {"op": "trivial_augment", "interpolation": "bilinear", "fill": 0.5, "bins": 5},
+    {"op": "rand_augment"},
 )
 op_lists = st.lists(st.sampled_from(EVERY_OP), max_size=5)
 geometries = st.sampled_from(["exact", "fused"])
@@ -52,6 +56,10 @@ def noise(count: int, channels: int = 3, side: int = 32) -> Tensor:
 
 def draws(count: int, seed: int = 0, epoch: int = 1) -> Draws:
     return Draws(seed, epoch, torch.arange(count))
+
+
+def test_no_image_gives_no_image():
+    assert policy(*EVERY_OP)(noise(0), draws(0)).shape == (0, 3, 32, 32)
 
 
 def test_no_operation_is_plain_conversion():
@@ -83,6 +91,13 @@ def test_any_order_and_any_partition_gives_the_same_images(
     borders = sorted({0, 12, *cuts})
     parts = [indices[start:stop] for start, stop in itertools.pairwise(borders)]
     assert torch.equal(torch.cat([augment(images[part], Draws(0, 1, part)) for part in parts]), whole[indices])
+
+
+@pytest.mark.parametrize("geometry", ["exact", "fused"])
+@pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: str(op["op"]))
+def test_a_batch_without_images_stays_one(op: dict[str, Any], geometry: str):
+    """As of a last batch that, beside originals, has no augmented copy."""
+    assert policy(op, op, geometry=geometry)(noise(0), draws(0)).shape == (0, 3, 32, 32)
 
 
 @pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: str(op["op"]))
@@ -182,7 +197,8 @@ def test_all_arithmetic_is_on_the_images_device_and_none_waits_for_a_value(op: d
 @pytest.mark.parametrize("geometry", ["exact", "fused"])
 def test_cuda_gives_the_same_images(geometry: str):
     images = noise(64)
-    augment = policy(ROTATION, FLIP, CROP, JITTER, {"op": "gaussian_blur"}, {"op": "cutout"}, geometry=geometry)
+    ops = (ROTATION, FLIP, CROP, JITTER, {"op": "gaussian_blur"}, {"op": "cutout"})
+    augment = policy({"op": "rand_augment"}, {"op": "alternating_flip"}, *ops, geometry=geometry)
     here = augment(images, draws(64))
     there = augment(images.cuda(), draws(64))
     assert there.is_cuda

@@ -75,6 +75,20 @@ def test_modes_come_back_after_a_failure() -> None:
     assert model[2].training
 
 
+def test_flip_shift_averages_six_views_with_their_weights() -> None:
+    x = images(7)
+    padded = torch.nn.functional.pad(x.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
+    views = [(x, 0.25), (padded[..., :-2, :-2], 0.125), (padded[..., 2:, 2:], 0.125)]
+    expected = sum(
+        weight * (predict(Mean(), view).softmax(1) + predict(Mean(), view.flip(-1)).softmax(1))
+        for view, weight in views
+    )
+    averaged = predict(Mean(), x, tta="flip_shift")
+    torch.testing.assert_close(averaged.exp(), expected)
+    torch.testing.assert_close(averaged.exp().sum(1), torch.ones(7))
+    assert not torch.allclose(averaged, predict(Mean(), x, tta="flip"))
+
+
 def test_flip_averages_the_probabilities_of_image_and_mirror_image() -> None:
     x = images(7)
     plain, mirrored = predict(Mean(), x), predict(Mean(), x.flip(-1))

@@ -27,8 +27,16 @@ RESNET9 = ModelConfig.model_validate(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "model",
-    [config(), config(block="bottleneck"), config(**RESNEXT), config(activation="silu", se_reduction=4), RESNET9],
-    ids=["basic", "bottleneck", "resnext", "squeeze-excitation", "resnet9"],
+    [
+        config(),
+        config(block="preactivation", stochastic_depth=0.2),
+        config(block="bottleneck"),
+        config(**RESNEXT),
+        config(activation="silu", se_reduction=4),
+        config(stem={"kind": "whitening", "kernel": 2}),
+        RESNET9,
+    ],
+    ids=["basic", "preactivation", "bottleneck", "resnext", "squeeze-excitation", "whitening", "resnet9"],
 )
 def test_any_side_channels_and_classes(model: ModelConfig, channels: int, side: int) -> None:
     network = build_on_meta(model, channels, num_classes=7)
@@ -41,7 +49,7 @@ def test_every_recipe_trains_one_step_in_float32(name: str) -> None:
     network = build_on_meta(model)
     loss = network(torch.empty(2, 3, 32, 32, device="meta")).sum()
     loss.backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert all((parameter.grad is not None) is parameter.requires_grad for parameter in network.parameters())
 
 
 def test_bottleneck_parameters_by_hand() -> None:

@@ -25,6 +25,15 @@ NETWORKS = {
         block="resnext", stem=StemConfig(width=8), blocks=(1, 1), strides=(1, 2), cardinality=4, base_width=2
     ),
     "squeeze": ModelConfig(stem=StemConfig(width=8), widths=(8, 16), blocks=(1, 1), strides=(1, 2), se_reduction=4),
+    "preactivation": ModelConfig(
+        block="preactivation",
+        stem=StemConfig(kind="whitening", kernel=2),
+        widths=(8, 16),
+        blocks=(1, 2),
+        strides=(1, 2),
+        stochastic_depth=0.2,
+        norm_scale=False,
+    ),
     "resnet9": ModelConfig(family="resnet9", stem=StemConfig(width=4), widths=(8, 8, 12), conv_bias=True),
 }
 
@@ -58,8 +67,9 @@ def test_agrees_with_torchinfo(name: str, shape: tuple[int, int, int]) -> None:
     assert summary.trainable_parameters == oracle.trainable_params
     infos = {id(info.module): info for info in oracle.summary_list}
     modules = dict(network.named_modules())
-    rows = [row for row in summary.layers if row.type in ("Conv2d", "Linear")]
-    assert len(rows) == sum(info.class_name in ("Conv2d", "Linear") for info in oracle.summary_list)
+    counted = ("Conv2d", "WhiteningConv", "Linear")
+    rows = [row for row in summary.layers if row.type in counted]
+    assert len(rows) == sum(info.class_name in counted for info in oracle.summary_list)
     for row in rows:
         module, info = modules[row.path], infos[id(modules[row.path])]
         assert row.parameters == info.num_params

@@ -57,6 +57,22 @@ def test_one_cycle_equals_torch_value_for_value(anneal: str, peak: float, start:
         assert [mine(step) for step in range(42)] == pytest.approx(theirs, rel=1e-12, abs=1e-15)
 
 
+def test_linear_equals_torch() -> None:
+    theirs = torch_rates(lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=0.1, total_iters=42), 42)
+    ours = schedule(name="linear", floor_lr=0.01)
+    assert [ours.lr(step) for step in range(42)] == pytest.approx(theirs, rel=1e-9)
+
+
+def test_linear_after_warmup_falls_over_the_remaining_steps() -> None:
+    ours = schedule(name="linear", warmup_epochs=1.0)
+    assert [ours.lr(step) for step in (7, 14, 41)] == pytest.approx([0.1, 0.08, 0.1 / 35])
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_run_that_rounds_to_nothing_but_warmup_reaches_the_full_rate(name: str) -> None:
+    assert schedule(epochs=1, steps_per_epoch=1, name=name, warmup_epochs=0.9).lr(0) == pytest.approx(0.1)
+
+
 def test_cosine_to_zero_equals_torch() -> None:
     theirs = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=42, eta_min=0.01), 42)
     ours = schedule(name="cosine", floor_lr=0.01)
@@ -101,6 +117,7 @@ def test_plateau_equals_torch(losses: list[float], patience: int) -> None:
     "values",
     [
         {"name": "constant"},
+        {"name": "linear"},
         {"name": "cosine"},
         {"name": "cosine", "half_period_steps": 5},
         {"name": "multi_step", "milestones_epochs": [3]},
@@ -129,7 +146,7 @@ def test_cosine_after_warmup_uses_the_remaining_steps() -> None:
 
 
 @given(
-    st.sampled_from(["constant", "cosine", "one_cycle", "multi_step"]),
+    st.sampled_from(["constant", "linear", "cosine", "one_cycle", "multi_step"]),
     st.integers(1, 5),
     st.integers(1, 9),
     st.integers(0, 44),

@@ -49,7 +49,7 @@ def tiny_recipe(**sections: dict[str, Any]) -> RecipeConfig:
         "runtime": {"device": "cpu", "precision": "fp32", "threads": 1},
     }
     for section, values in sections.items():
-        tables[section] = tables.get(section, {}) | values
+        tables[section] = tables.get(section, {}) | values  # a table within a section is replaced
     return recipes.validate(tables, "tiny")
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import torch
 
 from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet.config import RecipeConfig
+from thriftnet.data.prepare import prepare
 from thriftnet.errors import BudgetError, Interrupted, NonFiniteLossError, RecipeError, RunFolderError
+from thriftnet.evaluation.predict import predict_logits
+from thriftnet.models.build import count_parameters
+from thriftnet.models.stem import whitening_filters
 from thriftnet.training import loop
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import SilentDisplay
 from thriftnet.training.run_folder import RunFolder
+from thriftnet.training.step import train_step
 
 
 class StopAfter(SilentDisplay):
@@ -73,13 +79,43 @@ def test_same_seed_same_weights_other_seed_other_weights(out: Path) -> None:
     assert not torch.equal(first["conv.weight"], other["conv.weight"])
 
 
+WHITENING = {"stem": {"kind": "whitening", "kernel": 2, "bias_epochs": 3}, "norm_scale": False}
 RESUMABLE = {
     "plain": {},
     "adam with averaging": {"optimizer": {"name": "adam", "lr": 0.01}, "training": {"ema_decay": 0.9}},
     "perturbed": {"perturbation": {"name": "amp", "epsilon": 0.1}},
+    "perturbation begins after the resume": {"perturbation": {"name": "sam", "start": 0.7}},
+    "asam over adamw": {"perturbation": {"name": "asam"}, "optimizer": {"name": "adamw", "lr": 0.01}},
+    "muon": {"muon": {"lr": 0.02, "weight_decay": 0.1}, "optimizer": {"bias_lr_factor": 2.0, "linear_lr_factor": 0.5}},
+    "muon on normalised weights": {"muon": {"lr": 0.1, "normalize_weights": True}, "schedule": {"name": "linear"}},
+    "muon and lookahead over a whitening stem": {
+        "model": {"stem": {"kind": "whitening", "kernel": 2, "bias_epochs": 3}},
+        "muon": {"lr": 0.1, "normalize_weights": True},
+        "lookahead": {"steps": 3},
+        "optimizer": {"bias_lr_factor": 4.0},
+    },
+    # An epoch has 4 steps: epochs end between synchronisations.
+    "lookahead": {"lookahead": {"steps": 3}},
+    "all together": {
+        "muon": {"lr": 0.02},
+        "lookahead": {"steps": 3, "alpha": 0.8},
+        "perturbation": {"name": "sam", "start": 0.3, "batchnorm": "first_pass"},
+        "training": {"ema_decay": 0.9},
+        "schedule": {"name": "one_cycle", "cycle_momentum": [0.85, 0.95]},
+    },
     "plateau": {"schedule": {"name": "plateau", "patience_epochs": 0, "gamma": 0.5}},
     "originals concatenated": {"augment": {"concatenate_originals": True}},
+    "mixup until halfway": {"augment": {"mix": {"name": "mixup", "until": 0.6}}},
+    "cutmix of some": {"augment": {"mix": {"name": "cutmix", "probability": 0.5}}},
+    "ricap on smaller images": {
+        "augment": {"ops": [{"op": "alternating_flip"}, {"op": "trivial_augment"}], "mix": {"name": "ricap"}},
+        "training": {"progressive": [{"side_px": 8, "until": 0.25}, {"side_px": 12, "until": 0.6}]},
+    },
     "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
+    "whitening, bias frozen before the stop": {"model": WHITENING | {"stem": WHITENING["stem"] | {"bias_epochs": 1}}},
+    "whitening, bias frozen after the stop": {"model": WHITENING, "training": {"ema_decay": 0.9}},
+    "stochastic depth": {"model": {"block": "preactivation", "stochastic_depth": 0.5}},
+    "wide enough for Winograd": {"model": {"stem": {"width": 16}, "widths": [16, 24]}},
 }
 
 
@@ -99,6 +135,81 @@ def test_resume_gives_the_uninterrupted_result_bit_for_bit(out: Path, sections: 
     for which in ("selected", "last"):
         expected, found = whole.read_weights(which), parts.read_weights(which)
         assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class WatchStem(SilentDisplay):
+    """Notes the stem as it is saved after each epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self.stems = RunFolder(path), list[dict[str, torch.Tensor]]()
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        weights = self.folder.read_weights("last")
+        self.stems.append({name: weights[f"conv.{name}"] for name in ("weight", "bias")})
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}, {"name": "adamw"}])
+def test_a_whitening_stem_is_computed_from_the_training_images_and_its_bias_frozen(
+    out: Path, optimizer: dict[str, Any]
+) -> None:
+    recipe = tiny_recipe(model=WHITENING, optimizer=optimizer | {"lr": 0.01}, training={"epochs": 5})
+    display = WatchStem(out)
+    folder = run(recipe, out, display=display)
+    data = prepare(TinySource(), recipe.data, "validation", 0)
+    filters = whitening_filters(data.train.images, data.mean, data.std, kernel=2)
+    expected = torch.cat([filters, -filters]).view(8, 1, 2, 2)
+    assert all(torch.equal(stem["weight"], expected) for stem in display.stems)
+    moved = [not torch.equal(*pair) for pair in pairwise(stem["bias"] for stem in display.stems)]
+    assert display.stems[0]["bias"].any()
+    assert moved == [True, True, False, False]
+    # The bias counts although it is frozen in the end; the filters and the scales never do.
+    assert folder.read_json("result.json")["parameters"] == count_parameters(recipe.model, 1, 3)
+
+
+def test_the_average_begins_with_the_whitened_stem(out: Path) -> None:
+    stem = run(tiny_recipe(model=WHITENING), out / "plain").read_weights("last")["conv.weight"]
+    averaged = run(tiny_recipe(model=WHITENING, training={"ema_decay": 0.9}), out / "averaged").read_weights("last")
+    assert torch.equal(averaged["conv.weight"], stem)
+
+
+def test_mixing_changes_the_training_until_its_share_of_the_epochs(out: Path) -> None:
+    def history(**mix: Any) -> list[dict[str, Any]]:
+        return timeless(run(tiny_recipe(augment={"mix": mix}), out / str(len(list(out.glob("*"))))).read_history())
+
+    never, half, always = (history(name="ricap", until=until) for until in (0.0, 0.5, 1.0))
+    assert never == timeless(run(tiny_recipe(), out / "plain").read_history())
+    assert half[:2] == always[:2]
+    assert never[0]["train_loss"] < always[0]["train_loss"]
+    assert half[3]["train_loss"] < always[3]["train_loss"]
+
+
+def test_progressive_resizing_shows_smaller_images_first_and_evaluates_at_full_size(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    evaluated: list[int] = []
+
+    def step(learner: Any, images: torch.Tensor, *rest: Any) -> Any:
+        sides.append(images.shape[2])
+        assert images.shape[2] == images.shape[3]
+        return train_step(learner, images, *rest)
+
+    def logits(network: torch.nn.Module, images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        evaluated.append(images.shape[2])
+        return predict_logits(network, images, *rest, **options)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "predict_logits", logits)
+    stages = [{"side_px": 8, "until": 0.4}, {"side_px": 12, "until": 0.6}]
+    run(tiny_recipe(training={"epochs": 5, "progressive": stages}), out)
+    assert sides == [8] * 8 + [12] * 4 + [16] * 8
+    assert evaluated == [16] * 5
+
+
+def test_a_progressive_stage_as_large_as_the_images_is_refused(out: Path) -> None:
+    with pytest.raises(RecipeError, match="side_px = 16 must be less than the image side, 16"):
+        run(tiny_recipe(training={"progressive": [{"side_px": 16, "until": 0.5}]}), out)
+    assert not out.exists()
 
 
 class StopAtOnce(SilentDisplay):
@@ -178,6 +289,39 @@ def test_selection_keeps_the_best_epoch_and_last_keeps_the_last(out: Path) -> No
     assert all(torch.equal(selected[name], final[name]) for name in final)
 
 
+def test_lookahead_evaluates_and_saves_the_slow_weights(out: Path) -> None:
+    # One epoch of 4 steps is over before the first synchronisation: the slow weights are the initial ones.
+    initial = run(tiny_recipe(training={"epochs": 1}, optimizer={"lr": 1e-30}), out / "initial").read_weights("last")
+    slow = run(tiny_recipe(training={"epochs": 1}, lookahead={"steps": 5}), out / "slow").read_weights("last")
+    assert torch.equal(slow["conv.weight"], initial["conv.weight"])
+    moved = run(tiny_recipe(training={"epochs": 1}, lookahead={"steps": 4}), out / "moved").read_weights("last")
+    assert not torch.equal(moved["conv.weight"], initial["conv.weight"])
+    averaged = tiny_recipe(training={"epochs": 1, "ema_decay": 0.9}, lookahead={"steps": 5})
+    average = run(averaged, out / "average").read_weights("last")  # of the fast weights, which did move
+    assert not torch.equal(average["conv.weight"], initial["conv.weight"])
+
+
+def test_the_perturbation_begins_where_the_recipe_says(out: Path) -> None:
+    # 4 epochs of 4 steps: the 8 of the second half have two passes, and each updates the running statistics.
+    half = tiny_recipe(perturbation={"name": "sam", "start": 0.5})
+    assert run(half, out).read_weights("last")["norm.num_batches_tracked"] == 8 + 2 * 8
+
+
+def test_muon_learns_and_the_recorded_rate_is_the_schedules(out: Path) -> None:
+    recipe = tiny_recipe(
+        muon={"lr": 0.02}, optimizer={"bias_lr_factor": 2.0}, schedule={"name": "linear"}, training={"epochs": 12}
+    )
+    folder = run(recipe, out)
+    assert folder.read_json("result.json")["selected"]["validation_accuracy"] > 0.8
+    assert folder.read_history()[-1]["lr"] == pytest.approx(0.05 / 48)
+
+
+def test_muon_without_a_hidden_convolution_leaves_no_folder(out: Path) -> None:
+    with pytest.raises(RecipeError, match=r"remove \[muon\]"):
+        run(tiny_recipe(muon={"lr": 0.02}, model={"widths": [], "blocks": [], "strides": []}), out)
+    assert not out.exists()
+
+
 def test_early_stopping_counts_epochs_without_a_better_accuracy(out: Path) -> None:
     folder = run(tiny_recipe(training={"epochs": 40, "early_stopping_epochs": 3}), out)
     history = folder.read_history()
@@ -231,7 +375,6 @@ def test_batch_size_changes_no_augmented_image() -> None:
 
     def augmented(batch_size: int) -> torch.Tensor:
         recipe = tiny_recipe(training={"batch_size": batch_size, "selection": "last"}, data={"validation_images": 0})
-        from thriftnet.data.prepare import prepare
         from thriftnet.runtime import resolve
 
         source = TinySource()
@@ -240,7 +383,7 @@ def test_batch_size_changes_no_augmented_image() -> None:
         images = torch.empty(90, 1, 16, 16)
         for start in range(0, 90, batch_size):
             entries = torch.arange(start, min(start + batch_size, 90))
-            images[entries] = training._batch(entries, epoch=3)[0]
+            images[entries] = training._batch(entries, epoch=3, step=0)[0]
         return images
 
     assert torch.equal(augmented(7), augmented(72))

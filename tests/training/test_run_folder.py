@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.training.conftest import tiny_recipe
 from thriftnet.errors import RunFolderError
-from thriftnet.training.run_folder import RunFolder
+from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 
 
 class Harmful:
@@ -87,3 +87,18 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(RunFolderError, match="is a file"):
         RunFolder(tmp_path / "run").create()
+
+
+def test_the_folder_of_another_process_stays_unwritten(out: Path) -> None:
+    folder = UnwrittenRunFolder(out)
+    folder.create()
+    folder.write_recipe(tiny_recipe())
+    folder.write_json("data.json", {})
+    folder.write_history([{"epoch": 1}])
+    folder.write_weights("last", nn.Linear(1, 1), 1)
+    folder.write_resume_state({})
+    folder.log("started")
+    assert not out.exists()
+    out.mkdir()
+    folder.discard()
+    assert out.exists()

@@ -26,6 +26,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, indices: Tensor) -> None:
+        self.seed, self.epoch, self._indices = seed, epoch, indices
         self._keys = _mix(indices * _signed(_GOLDEN) + _hash64(f"{seed}.{epoch}"))
 
     def __len__(self) -> int:
@@ -37,9 +38,11 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """The same draws, made on `device`."""
-        moved = object.__new__(Draws)
-        moved._keys = self._keys.to(device, non_blocking=device.type != "cpu")
-        return moved
+        return Draws(self.seed, self.epoch, self._indices.to(device, non_blocking=device.type != "cpu"))
+
+    def in_epoch(self, epoch: int) -> Draws:
+        """The draws that the same images have in another epoch."""
+        return Draws(self.seed, epoch, self._indices)
 
     def bits(self, stream: str, count: int = 1) -> Tensor:
         """int64 [N, count], all 64 bits random."""

@@ -55,7 +55,7 @@ def axis_maps(scale_x: Tensor, shift_x: Tensor, scale_y: Tensor, shift_y: Tensor
     """The affine maps [N, 2, 3] that scale and shift along each axis; inputs are numbers, [N]."""
     zero = torch.zeros_like(scale_x)
     entries = [scale_x, zero, shift_x, zero, scale_y, shift_y]
-    return torch.stack([entry.to(_map_dtype(zero.device)) for entry in entries], dim=1).view(-1, 2, 3)
+    return torch.stack([entry.to(exact_dtype(zero.device)) for entry in entries], dim=1).view(-1, 2, 3)
 
 
 def rotation_maps(degrees: Tensor, scale: Tensor, dx: Tensor, dy: Tensor, height: int, width: int) -> Tensor:
@@ -63,7 +63,7 @@ def rotation_maps(degrees: Tensor, scale: Tensor, dx: Tensor, dy: Tensor, height
 
     The result shows at p the source's point c + R(p - c - d) / s: centre c = (W/2, H/2), d = (dx, dy), scale s.
     """
-    radians = torch.deg2rad(degrees.to(_map_dtype(degrees.device)))
+    radians = torch.deg2rad(degrees.to(exact_dtype(degrees.device)))
     cos, sin = torch.cos(radians) / scale, torch.sin(radians) / scale
     x, y = width / 2 + dx, height / 2 + dy
     shift_x = width / 2 - cos * x + sin * y
@@ -136,10 +136,10 @@ def _across_window(start: Tensor, extent: Tensor, side: int) -> Tensor:
 def _gather(images: Tensor, rows: Tensor, columns: Tensor, fill: float) -> Tensor:
     """Pixel (rows, columns), integers broadcasting to [N, H, W], of every image; `fill` where that is outside."""
     # A border of one pixel holds the fill, and indices that lie outside are clamped to it: masks would cost more.
-    count, channels, height, width = images.shape
+    channels, height, width = images.shape[1:]
     bordered = functional.pad(images, (1, 1, 1, 1), value=fill)
     flat = (rows.clamp(-1, height) + 1) * (width + 2) + (columns.clamp(-1, width) + 1)
-    flat = flat.to(torch.int64).view(count, 1, -1).expand(-1, channels, -1)
+    flat = flat.to(torch.int64).flatten(1)[:, None].expand(-1, channels, -1)
     return bordered.flatten(2).gather(2, flat).view(images.shape)
 
 
@@ -153,6 +153,6 @@ def _mirror(positions: Tensor, side: int) -> Tensor:
     return (side - 1) - ((side - 1) - positions.abs()).abs()
 
 
-def _map_dtype(device: torch.device) -> torch.dtype:
+def exact_dtype(device: torch.device) -> torch.dtype:
     """float64, so that rounding hits no pixel's border, but on Apple's MPS, which has none."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -54,21 +54,27 @@ class GeometricOperation(Operation, Protocol):
 
 @dataclass(frozen=True)
 class Flip:
-    settings: config.HorizontalFlip | config.VerticalFlip
+    settings: config.HorizontalFlip | config.VerticalFlip | config.AlternatingFlip
     stream: str
     interpolation: ClassVar[Interpolation] = "nearest"
     fill: ClassVar[None] = None
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        axis = 3 if isinstance(self.settings, config.HorizontalFlip) else 2
-        return geometry.flip(images, _chosen(draws, self.stream, self.settings.probability), axis)
+        axis = 2 if isinstance(self.settings, config.VerticalFlip) else 3
+        return geometry.flip(images, self.mirrored(draws), axis)
 
     def maps(self, draws: Draws, height: int, width: int) -> Tensor:
-        mirrored = _chosen(draws, self.stream, self.settings.probability).to(torch.int64)
+        mirrored = self.mirrored(draws).to(torch.int64)
         still = torch.zeros_like(mirrored)
-        if isinstance(self.settings, config.HorizontalFlip):
-            return geometry.axis_maps(1 - 2 * mirrored, width * mirrored, still + 1, still)
-        return geometry.axis_maps(still + 1, still, 1 - 2 * mirrored, height * mirrored)
+        if isinstance(self.settings, config.VerticalFlip):
+            return geometry.axis_maps(still + 1, still, 1 - 2 * mirrored, height * mirrored)
+        return geometry.axis_maps(1 - 2 * mirrored, width * mirrored, still + 1, still)
+
+    def mirrored(self, draws: Draws) -> Tensor:
+        """bool [N]: which images are mirrored; alternating ones as drawn for epoch 1, the others in even epochs."""
+        if isinstance(self.settings, config.AlternatingFlip):
+            return _chosen(draws.in_epoch(1), self.stream, 0.5) ^ (draws.epoch % 2 == 0)
+        return _chosen(draws, self.stream, self.settings.probability)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from thriftnet.augment.operations import (
     Rotation,
     with_fill,
 )
+from thriftnet.augment.random_operations import RandAugment, TrivialAugment
 from thriftnet.data.normalize import as_float
 from thriftnet.errors import RecipeError
 
@@ -42,6 +43,8 @@ class Policy:
 
         Raises RecipeError where the images are too small for an operation, DataError where they have wrong channels.
         """
+        if len(images) == 0:  # one of several processes may have no image of a small last batch
+            return as_float(images)
         draws = draws.to(images.device)
         for operation in self._operations:
             images = operation.apply(images, draws)
@@ -98,7 +101,7 @@ def _mirrors_border(operation: Operation) -> bool:
 
 def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...]) -> Operation:
     match settings:
-        case config.HorizontalFlip() | config.VerticalFlip():
+        case config.HorizontalFlip() | config.VerticalFlip() | config.AlternatingFlip():
             return Flip(settings, stream)
         case config.PaddedCrop():
             return PaddedCrop(settings, stream)
@@ -110,6 +113,10 @@ def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...])
             return ColorJitter(settings, stream)
         case config.GaussianBlur():
             return GaussianBlur(settings, stream)
+        case config.TrivialAugment():
+            return TrivialAugment(settings, stream)
+        case config.RandAugment():
+            return RandAugment(settings, stream)
         case config.Cutout():
             fill = mean if settings.fill is None else settings.fill
             if len(fill) not in (1, len(mean)):

@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from thriftnet.data.normalize import as_float, normalize
+
+Averaging = Literal["none", "flip", "flip_shift"]
+"""Views of each image whose class probabilities are averaged."""
 
 
 def predict_logits(
@@ -26,7 +30,7 @@ def predict_logits(
     dtype: torch.dtype | None,
     channels_last: bool,
     batch_size: int,
-    tta: Literal["none", "flip"] = "none",
+    tta: Averaging = "none",
 ) -> Tensor:
     """Float32 logits [N, K] on the CPU for `images`: uint8 [N, C, H, W], on the CPU or on `device`.
 
@@ -34,8 +38,10 @@ def predict_logits(
     those of the training images scaled to [0, 1]; `dtype` is autocast's (None: no autocast).
 
     `tta = "flip"` averages the class probabilities of every image and its mirror image (left-right), as in arXiv
-    1409.1556, section 3.2, and returns their logarithms: softmax leaves these as they are, so whatever takes logits
-    takes them too.
+    1409.1556, section 3.2. `tta = "flip_shift"` averages six views, as the multi-crop evaluation of arXiv 2404.00498
+    does: image and mirror image count 0.25 each; both of them shifted by one pixel, up and left and also down and
+    right, with the border mirrored, count 0.125 each. (That paper averages logits; here it is probabilities for both.)
+    Returned are logarithms of the averages: softmax leaves these as they are, so whatever takes logits takes them too.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     parts = []
@@ -44,14 +50,27 @@ def predict_logits(
         for start in range(0, max(len(images), 1), batch_size):
             batch = images[start : start + batch_size].to(device, non_blocking=True)
             inputs = normalize(as_float(batch), mean, std).contiguous(memory_format=memory_format)
-            logits = model(inputs).float()
-            if tta == "flip":
-                mirrored = model(inputs.flip(-1)).float()
-                both = torch.stack([logits.log_softmax(1), mirrored.log_softmax(1)])
-                logits = both.logsumexp(0) - math.log(2)
-            parts.append(logits)
+            if tta == "none":
+                parts.append(model(inputs).float())
+                continue
+            weighted = [model(view).float().log_softmax(1) + math.log(weight) for view, weight in _views(inputs, tta)]
+            parts.append(torch.stack(weighted).logsumexp(0))
         # One transfer at the end; a transfer for every batch would make a GPU wait.
         return torch.cat(parts).cpu()
+
+
+def _views(inputs: Tensor, tta: Averaging) -> Iterator[tuple[Tensor, float]]:
+    """Views [N, C, H, W] of the inputs with their weights, which add up to 1."""
+    share = 0.5 if tta == "flip" else 0.25
+    yield inputs, share
+    yield inputs.flip(-1), share
+    if tta == "flip_shift":
+        height, width = inputs.shape[2:]
+        padded = functional.pad(inputs, (1, 1, 1, 1), mode="reflect")
+        for offset in (0, 2):
+            shifted = padded[:, :, offset : offset + height, offset : offset + width]
+            yield shifted, share / 2
+            yield shifted.flip(-1), share / 2
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Residual blocks. Every block maps x: [N, in_width, H, W] to [N, out_width, H/stride, W/stride].
+"""Residual blocks. Every block maps x: [N, in_width, H, W] to [N, out_width, H/stride, W/stride], rounded up.
 
 Activations are functional, so that a layer table numbers the modules as the papers' printed tables do; a projection
 shortcut is registered after the main branch for the same reason.
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thriftnet.kernels.norm_act_add import norm_act_add
+from thriftnet.kernels.winograd import Conv2d
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -21,7 +23,7 @@ ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "gelu": F.gelu, "silu": F.
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of one network share; the fields mean what they mean in ModelConfig."""
+    """What a block has besides its widths; the fields mean what they mean in ModelConfig where nothing else is said."""
 
     activation: Activation
     dropout: float = 0.0
@@ -29,13 +31,24 @@ class BlockStyle:
     conv_bias: bool = False
     expansion: int = 1
     groups: int = 1
+    norm_scale: bool = True
+    norm_momentum: float = 0.1
+    stochastic_depth: float = 0.0
+    """This block's own probability."""
+    activated_input: bool = False
+    """Whether the stem has activated what a pre-activation block gets."""
 
 
 def conv(in_width: int, out_width: int, kernel: int, style: BlockStyle, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution whose padding keeps the image side at stride 1."""
-    return nn.Conv2d(
-        in_width, out_width, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=style.conv_bias
-    )
+    return Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=style.conv_bias)
+
+
+def norm(width: int, style: BlockStyle) -> nn.BatchNorm2d:
+    """Batch normalisation, whose scale stays 1 where it is not trained."""
+    layer = nn.BatchNorm2d(width, momentum=style.norm_momentum)
+    layer.weight.requires_grad_(style.norm_scale)
+    return layer
 
 
 class SqueezeExcitation(nn.Module):
@@ -53,8 +66,31 @@ class SqueezeExcitation(nn.Module):
         return x * gate.sigmoid()
 
 
+class StochasticDepth(nn.Module):
+    """Leave the residual branch out, image by image, in training only (Huang et al. 2016, arXiv 1603.09382, section 3).
+
+    x: [N, C, H, W] is set to zero with `probability` and else divided by 1 - probability, as dropout does, so that the
+    expected value is x; the paper multiplies by 1 - probability in evaluation instead, which is the same network up to
+    the scale of its weights. The paper draws once a batch, to save time; a draw for each image has less variance. It
+    comes from torch's generator, which the training loop seeds for every epoch.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.probability
+        return x * (kept / (1 - self.probability)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.probability:g}"
+
+
 class ResidualBlock(nn.Module):
-    """activation(branch(x) + shortcut(x)); subclasses define the branch.
+    """activation(branch(x) + shortcut(x)); subclasses define the branch, or their own order.
 
     The shortcut is the identity, or 1x1 convolution and normalisation where the shape changes
     (He et al. 2015, arXiv 1512.03385, option B).
@@ -69,24 +105,34 @@ class ResidualBlock(nn.Module):
         self.se = (
             SqueezeExcitation(self.out_width, style.se_reduction, style.activation) if style.se_reduction else None
         )
-        self.shortcut = (
-            nn.Sequential(conv(in_width, self.out_width, 1, style, stride), nn.BatchNorm2d(self.out_width))
-            if stride != 1 or in_width != self.out_width
-            else None
-        )
+        self.stochastic_depth = StochasticDepth(style.stochastic_depth) if style.stochastic_depth else None
+        same_shape = stride == 1 and in_width == self.out_width
+        self.shortcut = None if same_shape else self._projection(in_width, stride, style)
+
+    def _projection(self, in_width: int, stride: int, style: BlockStyle) -> nn.Module:
+        return nn.Sequential(conv(in_width, self.out_width, 1, style, stride), norm(self.out_width, style))
 
     def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
         """The branch up to its last normalisation, and that one, which the addition takes along."""
         raise NotImplementedError
 
+    def _tail(self, out: Tensor) -> Tensor:
+        """What every kind of branch ends with."""
+        if self.se is not None:
+            out = self.se(out)
+        return out if self.stochastic_depth is None else self.stochastic_depth(out)
+
     def forward(self, x: Tensor) -> Tensor:
         def shortcut() -> Tensor:
-            return x if self.shortcut is None else norm_act_add(self.shortcut[0](x), self.shortcut[1])
+            if self.shortcut is None:
+                return x
+            assert isinstance(self.shortcut, nn.Sequential)
+            return norm_act_add(self.shortcut[0](x), self.shortcut[1])
 
         out, last_norm = self.branch(x)
-        if self.se is None:
+        if self.se is None and self.stochastic_depth is None:
             return norm_act_add(out, last_norm, self.activation, shortcut)
-        return self.activation(self.se(norm_act_add(out, last_norm)) + shortcut())
+        return self.activation(self._tail(norm_act_add(out, last_norm)) + shortcut())
 
 
 class BasicBlock(ResidualBlock):
@@ -95,10 +141,10 @@ class BasicBlock(ResidualBlock):
     def __init__(self, in_width: int, width: int, stride: int, style: BlockStyle) -> None:
         super().__init__(width, style)
         self.conv1 = conv(in_width, width, 3, style, stride)
-        self.norm1 = nn.BatchNorm2d(width)
+        self.norm1 = norm(width, style)
         self.dropout = nn.Dropout(style.dropout) if style.dropout else None
         self.conv2 = conv(width, width, 3, style)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = norm(width, style)
         self._add_tail(in_width, stride, style)
 
     def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:
@@ -106,6 +152,34 @@ class BasicBlock(ResidualBlock):
         if self.dropout is not None:
             out = self.dropout(out)
         return self.conv2(out), self.norm2
+
+
+class PreactivationBlock(ResidualBlock):
+    """x + two 3x3 convolutions, each after normalisation and activation (He et al. 2016, arXiv 1603.05027, figure 4e).
+
+    Where the shape changes, the shortcut is a 1x1 convolution of the activated input. In the first block of a network
+    both paths start from the activated input, which is the stem's (appendix).
+    """
+
+    def __init__(self, in_width: int, width: int, stride: int, style: BlockStyle) -> None:
+        super().__init__(width, style)
+        self.norm1 = None if style.activated_input else norm(in_width, style)
+        self.conv1 = conv(in_width, width, 3, style, stride)
+        self.norm2 = norm(width, style)
+        self.dropout = nn.Dropout(style.dropout) if style.dropout else None
+        self.conv2 = conv(width, width, 3, style)
+        self._add_tail(in_width, stride, style)
+
+    def _projection(self, in_width: int, stride: int, style: BlockStyle) -> nn.Module:
+        return conv(in_width, self.out_width, 1, style, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = x if self.norm1 is None else norm_act_add(x, self.norm1, self.activation)
+        out = norm_act_add(self.conv1(activated), self.norm2, self.activation)
+        if self.dropout is not None:
+            out = self.dropout(out)
+        out = self._tail(self.conv2(out))
+        return out + (x if self.shortcut is None else self.shortcut(activated))
 
 
 class Bottleneck(ResidualBlock):
@@ -118,12 +192,12 @@ class Bottleneck(ResidualBlock):
     def __init__(self, in_width: int, width: int, stride: int, style: BlockStyle) -> None:
         super().__init__(width * style.expansion, style)
         self.conv1 = conv(in_width, width, 1, style)
-        self.norm1 = nn.BatchNorm2d(width)
+        self.norm1 = norm(width, style)
         self.conv2 = conv(width, width, 3, style, stride, groups=style.groups)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = norm(width, style)
         self.dropout = nn.Dropout(style.dropout) if style.dropout else None
         self.conv3 = conv(width, self.out_width, 1, style)
-        self.norm3 = nn.BatchNorm2d(self.out_width)
+        self.norm3 = norm(self.out_width, style)
         self._add_tail(in_width, stride, style)
 
     def branch(self, x: Tensor) -> tuple[Tensor, nn.BatchNorm2d]:

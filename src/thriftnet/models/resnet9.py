@@ -1,7 +1,8 @@
-"""The `resnet9` family: four convolutions that widen, two residual pairs, max pooling (after the DAWNBench ResNet-9).
+"""The `resnet9` family: pooled convolutions with residual branches and max pooling (after the DAWNBench ResNet-9).
 
-x: [N, in_channels, H, W] -> logits: [N, num_classes]. The last pooling is adaptive, so that any side from 16 pixels
-works; at 32 pixels it equals the 4x4 max pooling of the published network.
+x: [N, in_channels, H, W] -> logits: [N, num_classes]. Every pooling halves the side, rounded down, until one pixel is
+left, and the last one is adaptive, so that any side works; for the published network's three stages at 32 pixels it
+equals the 4x4 max pooling that was published.
 """
 
 from __future__ import annotations
@@ -10,57 +11,83 @@ from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
 from thriftnet.kernels.norm_act_add import norm_act_add
-from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv
+from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv, norm
+from thriftnet.models.stem import stem_layers
 
 
 class ConvNorm(nn.Module):
-    """activation(normalisation(convolution(x))), then max pooling by 2 where `pool`."""
+    """activation(norm(convolution(x))), then max pooling by 2 where `pool`; with `pool_first` before the norm.
 
-    def __init__(self, in_width: int, out_width: int, kernel: int, style: BlockStyle, pool: bool = False) -> None:
+    Without a norm, which the stem may lack, the convolution is activated as it is.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        norm: nn.BatchNorm2d | None,
+        style: BlockStyle,
+        pool: bool = False,
+        pool_first: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv = conv(in_width, out_width, kernel, style)
-        self.norm = nn.BatchNorm2d(out_width)
+        self.conv = convolution
+        self.norm = norm
         self.pool = nn.MaxPool2d(2) if pool else None
+        self.pool_first = pool_first
         self.activation = style.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = norm_act_add(self.conv(x), self.norm, self.activation)
-        return x if self.pool is None else self.pool(x)
+        x = self.conv(x)
+        if self.pool_first:
+            x = self._pooled(x)
+        x = self.activation(x) if self.norm is None else norm_act_add(x, self.norm, self.activation)
+        return x if self.pool_first else self._pooled(x)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """A single pixel has nothing left to pool."""
+        return x if self.pool is None or x.shape[-1] == 1 else self.pool(x)
 
 
-class ResidualPair(nn.Module):
-    """x + two ConvNorms of x."""
+class Residual(nn.Module):
+    """x + `depth` ConvNorms of x."""
 
-    def __init__(self, width: int, style: BlockStyle) -> None:
+    def __init__(self, width: int, depth: int, style: BlockStyle) -> None:
         super().__init__()
-        self.first = ConvNorm(width, width, 3, style)
-        self.second = ConvNorm(width, width, 3, style)
+        self.branch = nn.Sequential(
+            *(ConvNorm(conv(width, width, 3, style), norm(width, style), style) for _ in range(depth))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x))
+        return x + self.branch(x)
 
 
 class ResNet9(nn.Module):
-    """stem, then widths[0] (pool, residual), widths[1] (pool), widths[2] (pool, residual, global max pool), linear."""
+    """Stem, then for every stage a pooled convolution and its residual branch, global max pooling, linear."""
 
     def __init__(self, model: ModelConfig, in_channels: int, num_classes: int) -> None:
         super().__init__()
         assert model.widths is not None  # ModelConfig checks it
-        style = BlockStyle(activation=ACTIVATIONS[model.activation], conv_bias=model.conv_bias)
-        stem = model.stem.width
-        first, second, third = model.widths
-        self.features = nn.Sequential(
-            ConvNorm(in_channels, stem, model.stem.kernel, style),
-            ConvNorm(stem, first, 3, style, pool=True),
-            ResidualPair(first, style),
-            ConvNorm(first, second, 3, style, pool=True),
-            ConvNorm(second, third, 3, style, pool=True),
-            ResidualPair(third, style),
+        style = BlockStyle(
+            activation=ACTIVATIONS[model.activation],
+            conv_bias=model.conv_bias,
+            norm_scale=model.norm_scale,
+            norm_momentum=model.norm_momentum,
         )
+        stem, stem_norm = stem_layers(model.stem, in_channels, style)
+        features: list[nn.Module] = [ConvNorm(stem, stem_norm, style)]
+        width = stem.out_channels
+        for stage_width, depth in zip(model.widths, model.residual_branches, strict=True):
+            widening = conv(width, stage_width, 3, style)
+            width = stage_width
+            features.append(ConvNorm(widening, norm(width, style), style, pool=True, pool_first=model.pool_first))
+            if depth:
+                features.append(Residual(width, depth, style))
+        self.features = nn.Sequential(*features)
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.dropout = nn.Dropout(model.dropout)
-        self.linear = nn.Linear(third, num_classes)
+        self.linear = nn.Linear(width, num_classes)
+        self.logit_scale = model.logit_scale
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.features(x))
-        return self.linear(self.dropout(x.flatten(1)))
+        return self.logit_scale * self.linear(self.dropout(x.flatten(1)))

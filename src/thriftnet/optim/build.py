@@ -1,29 +1,110 @@
-"""The base optimiser of a recipe, and clipping."""
+"""The optimiser of a recipe, its rates, and clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from thriftnet.config import OptimizerConfig
+from thriftnet.config import MuonConfig, OptimizerConfig
+from thriftnet.errors import RecipeError
+from thriftnet.optim.muon import Muon
 
 
-def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, object]]:
-    """All trainable parameters, in two groups where biases and norms (one-dimensional) are spared weight decay."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if config.decay_biases_and_norms or config.weight_decay == 0:
-        return [{"params": trainable, "weight_decay": config.weight_decay}]
+class CompositeOptimizer(torch.optim.Optimizer):
+    """Optimisers of disjoint parameters as one; `param_groups` are theirs, so a change of a rate reaches them.
+
+    torch's GradScaler treats it as an optimiser that knows nothing of scaling: it leaves out the step where a gradient
+    overflowed, at the price of waiting for the device once a step (fp16 only).
+    """
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = optimizers
+        super().__init__(self._groups(), {})
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update by each; `closure` is torch's signature and not called."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states in order, under `optimizers`."""
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises KeyError or ValueError for the state of other optimisers."""
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.param_groups = self._groups()  # loading made them anew
+
+
+def muon_weights(network: nn.Module) -> list[nn.Parameter]:
+    """Trainable weights of all convolutions but the first: [out, in / groups, k, k] each.
+
+    The write-up leaves input and output layers to another optimiser; the first convolution counts as the input layer
+    whether it is trained or frozen.
+    """
+    convolutions = [parameter for parameter in network.parameters() if parameter.ndim == 4]
+    return [weight for weight in convolutions[1:] if weight.requires_grad]
+
+
+def parameter_groups(
+    network: nn.Module, config: OptimizerConfig, excluded: Iterable[nn.Parameter] = ()
+) -> list[dict[str, object]]:
+    """All trainable parameters but `excluded`, in a group for each weight decay and learning-rate factor among them.
+
+    Biases and norms (one-dimensional) may be spared weight decay. `lr_factor` in a group is read by `set_rates`.
+    torch multiplies weight decay by the learning rate; dividing it by the factor keeps a factor from scaling it too.
+    """
+    linear_layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    last_linear = {id(parameter) for layer in linear_layers[-1:] for parameter in layer.parameters()}
+    left_out = {id(parameter) for parameter in excluded}
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if not parameter.requires_grad or id(parameter) in left_out:
+            continue
+        decays = parameter.ndim > 1 or config.decay_biases_and_norms
+        if id(parameter) in last_linear:
+            factor = config.linear_lr_factor
+        else:
+            factor = config.bias_lr_factor if parameter.ndim <= 1 else 1.0
+        members.setdefault((config.weight_decay if decays else 0.0, factor), []).append(parameter)
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": weight_decay / factor, "lr": config.lr * factor, "lr_factor": factor}
+        for (weight_decay, factor), parameters in members.items()
     ]
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
-    """torch's SGD, Adam or AdamW over `network`; its fused kernel where the device has one (one pass over memory)."""
-    groups = parameter_groups(network, config)
+def build_optimizer(
+    network: nn.Module,
+    config: OptimizerConfig,
+    device: torch.device,
+    muon: MuonConfig | None = None,
+    muon_dtype: torch.dtype = torch.float32,
+) -> torch.optim.Optimizer:
+    """torch's SGD, Adam or AdamW over `network`; its fused kernel where the device has one (one pass over memory).
+
+    With `muon`, `muon_weights(network)` are Muon's, orthogonalised in `muon_dtype`. Raises RecipeError where there are
+    none.
+    """
+    if muon is None:
+        return _base_optimizer(parameter_groups(network, config), config, device)
+    weights = muon_weights(network)
+    if not weights:
+        raise RecipeError("[muon] updates convolutions after the first, and this network has none; remove [muon]")
+    groups: list[dict[str, object]] = [{"params": weights, "lr": muon.lr, "lr_factor": muon.lr / config.lr}]
+    rest = _base_optimizer(parameter_groups(network, config, excluded=weights), config, device)
+    return CompositeOptimizer(rest, Muon(groups, muon, muon_dtype))
+
+
+def _base_optimizer(
+    groups: list[dict[str, object]], config: OptimizerConfig, device: torch.device
+) -> torch.optim.Optimizer:
     fused = device.type in ("cpu", "cuda")
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
@@ -32,13 +113,16 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig, device: torch.d
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
-    """Write the schedule's values for the next update; `momentum` is Adam's beta1 where there are betas."""
+    """Write the schedule's values for the next update; `momentum` is Adam's beta1 where there are betas.
+
+    Each group's rate is `lr` times its factor. Muon's groups have no momentum of their own.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
         if momentum is not None:
             if "betas" in group:
                 group["betas"] = (momentum, group["betas"][1])
-            else:
+            elif "momentum" in group:
                 group["momentum"] = momentum
 
 

@@ -1,17 +1,23 @@
-"""Adversarial model perturbation (AMP): the gradient that the base optimiser steps with is taken at perturbed weights.
+"""The gradient that the base optimiser steps with, taken at perturbed weights: AMP, SAM and ASAM.
 
-Zheng, Zhang, Mao, "Regularizing Neural Networks via Adversarial Model Perturbation", CVPR 2021, arXiv 2010.04925,
-algorithm 1. For each parameter tensor, from delta = 0, `inner_steps` times:
+*Adversarial model perturbation* (AMP): Zheng, Zhang, Mao, CVPR 2021, arXiv 2010.04925, algorithm 1. For each parameter
+tensor, from delta = 0, `inner_steps` times:
 
     delta <- delta + inner_lr * gradient(theta + delta)
     if ||delta||_2 > epsilon:  delta <- delta * epsilon / ||delta||_2
 
-Then the parameters are restored and the optimiser steps with gradient(theta + delta). The condition tells AMP from SAM
-(arXiv 2010.01412): where the gradient is shorter than epsilon, delta is the gradient itself, not stretched to the ball.
+*Sharpness-aware minimisation* (SAM): Foret et al., ICLR 2021, arXiv 2010.01412, equation 2, with one norm over all
+parameters. *Adaptive SAM* (ASAM): Kwon et al., ICML 2021, arXiv 2102.11600, algorithm 1, T = |theta| + eta elementwise:
+
+    SAM:   delta = rho * gradient / ||gradient||_2
+    ASAM:  delta = rho * T^2 gradient / ||T gradient||_2
+
+Then the parameters are restored and the optimiser steps with gradient(theta + delta). The `if` tells AMP from SAM:
+where the gradient is shorter than epsilon, delta is the gradient itself, not stretched to the ball.
 
 Decisions, documented in docs/optimisation.md: the reported loss is the unperturbed one; clipping applies to the
 gradient that the optimiser steps with, never to the one that perturbs; BatchNorm's running statistics are updated by
-every pass, as the authors' code does, or by the first alone (`batchnorm = "first_pass"`).
+every pass, as the authors' code of AMP does, or by the first alone (`batchnorm = "first_pass"`).
 """
 
 from __future__ import annotations
@@ -23,6 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from thriftnet.config import PerturbationConfig
+
+DEFAULT_RHO = {"sam": 0.05, "asam": 0.5}  # the papers' values for CIFAR-10
+SMALLEST_NORM = 1e-12  # of a gradient that SAM still stretches to its ball; a zero gradient perturbs nothing
+
+
+def has_begun(config: PerturbationConfig | None, step: int, total_steps: int) -> bool:
+    """Whether update `step`, counted from 0, is perturbed: the first round(start * total_steps) are not."""
+    return config is not None and step >= round(config.start * total_steps)
 
 
 def adversarial_gradient(
@@ -41,7 +55,11 @@ def adversarial_gradient(
     try:
         with later_passes:
             for _ in range(config.inner_steps):
-                _ascend(deltas, parameters, config, gradient_scale)
+                gradients = _unscaled_gradients(parameters, gradient_scale)
+                if config.name == "amp":
+                    _ascend(deltas, gradients, config)
+                else:
+                    deltas = _sharpness_ascent(originals, gradients, config)
                 _assign(parameters, torch._foreach_add(originals, deltas))
                 compute()
     finally:
@@ -50,16 +68,38 @@ def adversarial_gradient(
 
 
 @torch.no_grad()
-def _ascend(deltas: list[Tensor], parameters: list[Tensor], config: PerturbationConfig, gradient_scale: float) -> None:
+def _unscaled_gradients(parameters: list[Tensor], gradient_scale: float) -> list[Tensor]:
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradient_scale != 1.0:
-        # An overflow under fp16 scaling must not reach the weights: that component is left unperturbed, and the
-        # scaler skips the update if the overflow is there in the last pass too.
-        gradients = [torch.nan_to_num(g / gradient_scale, nan=0.0, posinf=0.0, neginf=0.0) for g in gradients]
+    if gradient_scale == 1.0:
+        return gradients
+    # An overflow under fp16 scaling must not reach the weights: that component is left unperturbed, and the
+    # scaler skips the update if the overflow is there in the last pass too.
+    return [torch.nan_to_num(g / gradient_scale, nan=0.0, posinf=0.0, neginf=0.0) for g in gradients]
+
+
+@torch.no_grad()
+def _ascend(deltas: list[Tensor], gradients: list[Tensor], config: PerturbationConfig) -> None:
+    """AMP's step inside the ball of each tensor."""
     torch._foreach_add_(deltas, gradients, alpha=config.inner_lr)
     for delta, norm in zip(deltas, torch._foreach_norm(deltas), strict=True):
         # A tensor operation instead of a Python `if`, so that a GPU is not waited for.
         delta.mul_(torch.where(norm > config.epsilon, config.epsilon / norm, torch.ones_like(norm)))
+
+
+@torch.no_grad()
+def _sharpness_ascent(originals: list[Tensor], gradients: list[Tensor], config: PerturbationConfig) -> list[Tensor]:
+    """The deltas of SAM or ASAM, of one 2-norm over all parameters (ASAM: the norm of delta / T)."""
+    rho = config.rho if config.rho is not None else DEFAULT_RHO[config.name]
+    magnitudes: list[Tensor] | tuple[Tensor, ...] | None = None
+    if config.name == "asam":
+        magnitudes = torch._foreach_abs(originals)
+        torch._foreach_add_(magnitudes, config.eta)
+        gradients = list(torch._foreach_mul(gradients, magnitudes))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    deltas = list(torch._foreach_mul(gradients, rho / norm.clamp_min(SMALLEST_NORM)))
+    if magnitudes is not None:
+        torch._foreach_mul_(deltas, magnitudes)
+    return deltas
 
 
 @torch.no_grad()

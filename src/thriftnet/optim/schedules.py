@@ -31,12 +31,18 @@ class Schedule:
     def warmup_steps(self) -> int:
         return round(self.config.warmup_epochs * self.steps_per_epoch)
 
+    @property
+    def _steps_after_warmup(self) -> int:
+        # A run of very few steps may round to nothing but warm-up.
+        return max(1, self.total_steps - self.warmup_steps)
+
     def lr(self, step: int, monitored_losses: Sequence[float] = ()) -> float:
         """The learning rate of update `step`; `plateau` also reads the monitored loss of each completed epoch."""
         if step < self.warmup_steps:
             return self.lr(self.warmup_steps) * (step + 1) / self.warmup_steps
         shape = {
             "constant": lambda: self.base_lr,
+            "linear": lambda: self._linear(step),
             "cosine": lambda: self._cosine(step),
             "one_cycle": lambda: self._one_cycle(step),
             "multi_step": lambda: self._multi_step(step),
@@ -51,6 +57,11 @@ class Schedule:
         low, high = self.config.cycle_momentum
         return self._two_phases(max(step, self.warmup_steps), high, low, high)
 
+    def _linear(self, step: int) -> float:
+        """base + (floor - base) t / T over the T steps after warm-up; the floor would be reached at step T itself."""
+        share = (step - self.warmup_steps) / self._steps_after_warmup
+        return self.base_lr + (self.config.floor_lr - self.base_lr) * share
+
     def _cosine(self, step: int) -> float:
         """floor + (base - floor) (1 + cos(pi t / T)) / 2 (arXiv 1608.03983, equation 5, without restarts).
 
@@ -60,7 +71,7 @@ class Schedule:
             done, half_period = step // self.steps_per_epoch, self.config.half_period_epochs
         else:
             done = step - self.warmup_steps
-            half_period = self.config.half_period_steps or self.total_steps - self.warmup_steps
+            half_period = self.config.half_period_steps or self._steps_after_warmup
         floor = self.config.floor_lr
         return floor + (self.base_lr - floor) * (1 + math.cos(math.pi * done / half_period)) / 2
 

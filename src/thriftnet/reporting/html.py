@@ -19,6 +19,11 @@ from thriftnet.storage import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_VIEWS = {
+    "none": "one",
+    "flip": "it and its mirror image, averaged",
+    "flip_shift": "it and its mirror image, each also shifted by one pixel, averaged",
+}
 _SELECTION_RULES = {
     "validation": "best validation accuracy",
     "last": "the last epoch",
@@ -215,7 +220,7 @@ def _measures(evaluation: Evaluation, tta: str) -> list[tuple[str, str]]:
         ("Loss", f"{evaluation.loss:.4f} nats"),
         ("Expected calibration error", _percent(evaluation.expected_calibration_error)),
         ("Images", f"{evaluation.count:,}"),
-        ("Views of each image", "it and its mirror image, averaged" if tta == "flip" else "one"),
+        ("Views of each image", _VIEWS[tta]),
     ]
 
 

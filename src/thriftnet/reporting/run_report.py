@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydantic
+import torch
 
 import thriftnet
 from thriftnet import recipe as recipes
 from thriftnet.augment.draws import Draws
 from thriftnet.augment.policy import build_policy
-from thriftnet.data.batches import steps_per_epoch
+from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.prepare import TrainingData
 from thriftnet.errors import RecipeError, RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
@@ -43,7 +44,7 @@ from thriftnet.reporting.image_figures import (
 )
 from thriftnet.run import Run
 from thriftnet.storage import storage_error, write_atomic
-from thriftnet.training.loop import EVALUATED_SPLIT
+from thriftnet.training.loop import EVALUATED_SPLIT, resize_and_mix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,12 +150,17 @@ def _learning_rates(run: Run) -> Any:
 
 
 def _augmented_batch(run: Run, data: TrainingData) -> AugmentedBatchData:
-    """The first images of the training split as epoch 1 showed them."""
-    shown = data.train.images[:SHOWN_IMAGES]
-    policy = build_policy(run.recipe.augment, data.mean)
-    positions = data.train_indices[:SHOWN_IMAGES]
-    augmented = policy(shown, Draws(run.recipe.training.seed, 1, positions))
-    return augmented_batch_data(shown, augmented, data.train.labels[:SHOWN_IMAGES], data.class_names, SHOWN_IMAGES)
+    """The first images of the training split as epoch 1 showed them.
+
+    Mixed images are those of the first step instead: partners come from the same batch.
+    """
+    recipe, training = run.recipe, run.recipe.training
+    batches = epoch_batches(len(data.train), training.batch_size, training.drop_last, training.seed, epoch=1)
+    rows = next(batches) if recipe.augment.mix is not None else torch.arange(min(SHOWN_IMAGES, len(data.train)))
+    originals, draws = data.train.select(rows), Draws(training.seed, 1, data.train_indices[rows])
+    augmented = build_policy(recipe.augment, data.mean)(originals.images, draws)
+    shown, _ = resize_and_mix(recipe, augmented, originals.labels, draws, step=0)
+    return augmented_batch_data(originals.images, shown, originals.labels, data.class_names, SHOWN_IMAGES)
 
 
 def _distribution(evaluation: Evaluation) -> Any:

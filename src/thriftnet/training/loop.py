@@ -6,8 +6,9 @@ the resume state, so a resumed run continues as the uninterrupted one would have
 
 from __future__ import annotations
 
+import gc
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,60 +18,91 @@ from torch import Tensor, nn
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment.draws import Draws
+from thriftnet.augment.mixing import PARTNERS, Targets, mix_batch, mix_rows, mixes_in, partners
 from thriftnet.augment.policy import Policy, build_policy
+from thriftnet.augment.resizing import check_stages, resize, training_side
 from thriftnet.config import RecipeConfig
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.normalize import as_float, normalize
 from thriftnet.data.prepare import TrainingData, prepare
-from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, StorageError
+from thriftnet.distributed.processes import ALONE, Processes
+from thriftnet.errors import (
+    Interrupted,
+    NonFiniteLossError,
+    ProcessLostError,
+    RecipeError,
+    RunFolderError,
+    StorageError,
+)
 from thriftnet.evaluation.predict import predict_logits
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.build import build_model, check_recipe_network
+from thriftnet.models.stem import start_epoch, whiten
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
+from thriftnet.optim.lookahead import Lookahead
+from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
 from thriftnet.training.interruption import StopRequest, watch_signals
-from thriftnet.training.progress import STEPS_PER_REPORT, Display
-from thriftnet.training.run_folder import RunFolder
+from thriftnet.training.progress import STEPS_PER_REPORT, Display, SilentDisplay
+from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 from thriftnet.training.step import Learner, train_step
 
 EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
 
 
 def fit(
-    recipe: RecipeConfig, source: Source, folder: RunFolder, display: Display, resume: bool = False
+    recipe: RecipeConfig,
+    source: Source,
+    folder: RunFolder,
+    display: Display,
+    resume: bool = False,
+    processes: Processes = ALONE,
 ) -> TrainingData:
     """Train `recipe` on `source` into `folder`; with `resume`, go on from the last completed epoch stored there.
+
+    Several `processes` all call it and train as one would; only the main one writes to `folder` and shows anything.
 
     Returns what was trained on.
 
     Raises BudgetError or RecipeError before any data is read, DataError for unusable data, RunFolderError for a resume
-    that does not fit, NonFiniteLossError before the update that would have spread it, Interrupted after a signal.
+    that does not fit, NonFiniteLossError before the update that would have spread it, Interrupted after a signal,
+    ProcessLostError where another process ended.
     """
-    check_recipe_network(recipe)
-    runtime = runtimes.resolve(recipe.runtime)
-    if not resume:
-        folder.create()
+    if not processes.main:
+        folder, display = UnwrittenRunFolder(folder.path), SilentDisplay()
+    with processes.together():
+        check_recipe_network(recipe)
+        _check_shards(recipe, processes)
+        runtime = runtimes.resolve(recipe.runtime, processes.local_rank, processes.local_world_size)
+    with processes.together():
+        if not resume:
+            folder.create()
     try:
-        data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
-        run = _Run(recipe, runtime, data, source, folder)
+        with processes.together():
+            data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
+            run = _Run(recipe, runtime, data, source, folder, processes)
+        run.connect()
+        state = processes.from_main(lambda: folder.read_resume_state() if resume and folder.has_epoch else None)
     except BaseException:
         if not resume:
             folder.discard()
         raise
     try:
-        if resume and folder.has_epoch:
-            run.restore(source)
-            folder.log("resumed", epoch=len(run.history), environment=runtimes.environment(runtime))
-        else:
-            run.describe(source)
-            folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
-        for reason in runtime.reasons:
-            folder.log("automatic choice", reason=reason)
+        with processes.together():
+            if state is not None:
+                run.restore(source, state)
+                folder.log("resumed", epoch=len(run.history), environment=run.environment())
+            else:
+                run.describe(source)
+                folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
+            for reason in runtime.reasons:
+                folder.log("automatic choice", reason=reason)
         display.start(
             [
-                f"{recipe.name}: {trainable_parameters(run.network):,} trainable parameters",
+                f"{recipe.name}: {run.parameters:,} trainable parameters",
+                *([f"{processes.world_size} processes share each batch"] if processes.several else []),
                 *source.notes,
                 *runtime.reasons,
             ],
@@ -78,13 +110,23 @@ def fit(
             run.schedule.steps_per_epoch,
             len(run.history),
         )
-        with watch_signals() as request:
+        with watch_signals() as request, processes.connected():
             run.train(display, request)
-    except StorageError as error:
-        raise StorageError(f"{error}; {run.what_is_saved()}") from None
+    except (StorageError, ProcessLostError) as error:
+        raise type(error)(f"{error}; {run.what_is_saved()}") from None
     finally:
         display.stop()
     return data
+
+
+def _check_shards(recipe: RecipeConfig, processes: Processes) -> None:
+    """Raise RecipeError where a whole batch would leave a process without an image."""
+    batch_size, count = recipe.training.batch_size, processes.world_size
+    if batch_size < count:
+        raise RecipeError(
+            f"training.batch_size = {batch_size} is shared by {count} processes, an image each at least; start at most "
+            f"{batch_size}, or raise training.batch_size"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,25 +142,48 @@ class _Run:
     """The moving parts of one training, between `describe` or `restore` and the last epoch."""
 
     def __init__(
-        self, recipe: RecipeConfig, runtime: runtimes.Runtime, data: TrainingData, source: Source, folder: RunFolder
+        self,
+        recipe: RecipeConfig,
+        runtime: runtimes.Runtime,
+        data: TrainingData,
+        source: Source,
+        folder: RunFolder,
+        processes: Processes = ALONE,
     ) -> None:
-        self.recipe, self.runtime, self.data, self.folder = recipe, runtime, data, folder
+        self.recipe, self.runtime, self.data, self.folder, self.processes = recipe, runtime, data, folder, processes
         training = recipe.training
         channels = data.train.images.shape[1]
+        check_stages(training.progressive, data.train.images.shape[2])
         runtimes.seed_everything(training.seed, epoch=0)
         network = build_model(recipe.model, channels, len(data.class_names), recipe.name)
+        whiten(network, data.train.images, data.mean, data.std)
+        self.parameters = trainable_parameters(network)  # now: some may be frozen in a later epoch
+        if processes.several and recipe.runtime.sync_batchnorm:
+            from thriftnet.distributed.batchnorm import synchronise_batchnorm  # loads torch's compiler
+
+            synchronise_batchnorm(network, runtime.device)
         self.network = runtime.place(network)
+        lookahead = Lookahead(self.network, recipe.lookahead) if recipe.lookahead is not None else None
         average = WeightAverage(self.network, training.ema_decay) if training.ema_decay is not None else None
-        forward: nn.Module = torch.compile(self.network) if recipe.runtime.compile else self.network  # type: ignore[assignment]
+        self.forward: nn.Module = torch.compile(self.network) if recipe.runtime.compile else self.network  # type: ignore[assignment]
         self.learner = Learner(
-            network=forward,
-            optimizer=build_optimizer(self.network, recipe.optimizer, runtime.device),
+            network=self.forward,
+            optimizer=build_optimizer(
+                self.network,
+                recipe.optimizer,
+                runtime.device,
+                recipe.muon,
+                # bf16 is chosen where it is fast; fp16 has too small a range for the orthogonalisation.
+                torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
+            ),
             optimizer_config=recipe.optimizer,
             perturbation=recipe.perturbation,
             label_smoothing=training.label_smoothing,
             average=average,
             scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16"),
             runtime=runtime,
+            lookahead=lookahead,
+            processes=processes,
         )
         self.policy: Policy = build_policy(recipe.augment, data.mean)
         self.train_images = data.train.images.to(runtime.device)
@@ -140,13 +205,50 @@ class _Run:
 
     @property
     def evaluated_network(self) -> nn.Module:
-        """The average where the recipe keeps one, else the network itself."""
-        return self.learner.average.network if self.learner.average is not None else self.network
+        """The average where the recipe keeps one, else Lookahead's slow weights, else the network itself."""
+        for keeper in (self.learner.average, self.learner.lookahead):
+            if keeper is not None:
+                return keeper.network
+        return self.network
+
+    def connect(self) -> None:
+        """Agree with the other processes on what is trained, and from here on average gradients with them.
+
+        Raises UserError where they were started differently, RecipeError for a last batch too small to share.
+        """
+        training, count = self.recipe.training, self.processes.world_size
+        fewest = min(self.shown % training.batch_size or training.batch_size, self.shown)
+        if fewest < count and not training.drop_last and not self.recipe.runtime.sync_batchnorm:
+            raise RecipeError(
+                f"runtime.sync_batchnorm = false needs an image in each of {count} processes, and the last batch has "
+                f"{fewest}; set training.drop_last = true or runtime.sync_batchnorm = true"
+            )
+        self.processes.require_same(
+            {
+                "recipe": recipes.content_hash(self.recipe),
+                "data fingerprint": self.data.fingerprint,
+                "kind of device": self.runtime.device.type,
+                "precision": self.runtime.precision,
+            }
+        )
+        self._average_gradients()
+
+    def _average_gradients(self) -> None:
+        """Average the gradients of what is trained now; to be called again when that changes."""
+        if self.processes.several:
+            self.learner = replace(self.learner, network=self.forward)
+            gc.collect()  # what averaged until now takes its hooks off the parameters when it goes
+            averaging = self.processes.averaging(self.forward, self.runtime.device)
+            self.learner = replace(self.learner, network=averaging.train())
+
+    def environment(self) -> dict[str, Any]:
+        """environment.json: what a number measured here depends on."""
+        return runtimes.environment(self.runtime) | self.processes.describe(self.runtime.device)
 
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
         self.folder.write_recipe(self.recipe)
-        self.folder.write_json("environment.json", runtimes.environment(self.runtime))
+        self.folder.write_json("environment.json", self.environment())
         self.folder.write_json("data.json", describe_data(source, self.data))
 
     def train(self, display: Display, request: StopRequest) -> None:
@@ -158,16 +260,16 @@ class _Run:
             self.history.append(row)
             selected = self._select(row)
             status = self._status()
-            self._save(selected, status)
+            with self.processes.together():
+                self._save(selected, status)
             display.epoch(row, selected)
         self.folder.log("finished", status=status, epoch=len(self.history))
 
-    def restore(self, source: Source) -> None:
-        """Take up the state of the last completed epoch, and write again what follows from it.
+    def restore(self, source: Source, state: dict[str, Any]) -> None:
+        """Take up the `state` of the last completed epoch, and write again what follows from it.
 
         Raises RunFolderError where recipe or data differ, or a file that only training can make is missing or damaged.
         """
-        state = self.folder.read_resume_state()
         expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
         for what, fingerprint in expected.items():
             if state.get(what) != fingerprint:
@@ -182,6 +284,9 @@ class _Run:
             if self.learner.average is not None:
                 self.learner.average.network.load_state_dict(state["average"])
                 self.learner.average.updates = state["average_updates"]
+            if self.learner.lookahead is not None:
+                self.learner.lookahead.network.load_state_dict(state["lookahead"])
+                self.learner.lookahead.updates = state["lookahead_updates"]
             self.history = state["history"]
             self.selection = _Selection(**state["selection"])
             self.saved_epochs = len(self.history)
@@ -189,15 +294,18 @@ class _Run:
             raise RunFolderError(
                 f"{self.folder.path / 'resume.pt'} does not fit this recipe ({error}); restore it or train again"
             ) from None
-        self.folder.read_weights("selected")
+        if self.processes.main:  # another machine may not see the folder
+            self.folder.read_weights("selected")
         # A kill between two files of an epoch leaves them apart, and the data may have moved.
         self.folder.write_json("data.json", describe_data(source, self.data))
         self._write_outcome(self._status())
 
     def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
         training = self.recipe.training
-        runtimes.seed_everything(training.seed, epoch)
+        runtimes.seed_everything(training.seed, epoch, self.processes.rank)
         self.learner.network.train()
+        if start_epoch(self.network, epoch):
+            self._average_gradients()
         first_step = (epoch - 1) * self.schedule.steps_per_epoch
         monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
         exact = torch.float32 if self.runtime.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
@@ -208,18 +316,20 @@ class _Run:
         lr = self.schedule.base_lr
         batches = epoch_batches(self.shown, training.batch_size, training.drop_last, training.seed, epoch)
         for step, entries in enumerate(batches):
-            if request.signal_number is not None:
-                raise self._interrupted(request.signal_number)
-            images, labels = self._batch(entries, epoch)
+            signal_number = self.processes.highest(request.signal_number or 0)
+            if signal_number:
+                raise self._interrupted(signal_number)
+            images, labels = self._batch(entries, epoch, step)
             lr = self.schedule.lr(first_step + step, monitored)
             set_rates(self.learner.optimizer, lr, self.schedule.momentum(first_step + step))
+            perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
             try:
-                loss, correct = train_step(self.learner, images, labels)
+                loss, correct = train_step(self.learner, images, labels, perturbed, len(entries))
             except NonFiniteLossError as error:
                 raise self._stopped_by(error, epoch, step, lr) from None
-            loss_sum += loss * len(labels)
+            loss_sum += loss * len(entries)
             correct_sum += correct
-            seen += len(labels)
+            seen += len(entries)
             if step % STEPS_PER_REPORT == STEPS_PER_REPORT - 1:
                 # Reading these waits for the device, so not at every step.
                 elapsed_s = time.perf_counter() - started
@@ -237,31 +347,48 @@ class _Run:
         row["images_per_s"] = seen / train_s
         earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
         row["elapsed_s"] = earlier_s + time.perf_counter() - started
-        return row
+        return self.processes.from_main(lambda: row)  # so that all decide alike what follows from it
 
-    def _batch(self, entries: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Normalised images float32 [N, C, H, W] and labels int64 [N] for entries of the epoch.
+    def _batch(self, entries: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor | Targets]:
+        """Normalised images float32 [N, C, H, W] and labels int64 [N], of mixed images `Targets`, for a step's entries.
 
-        Where originals and augmented copies are concatenated, entries from len(train) on are the augmented copies.
+        With several processes N is this one's share of them. Where originals and augmented copies are concatenated,
+        entries from len(train) on are the augmented copies.
         """
-        count = len(self.data.train)
-        indices = (entries % count).to(self.runtime.device)
-        raw = self.train_images[indices]
+        training, share = self.recipe.training, self.processes.shard(len(entries))
+        partner_rows = None
+        mix = self.recipe.augment.mix
+        if mix is not None and mixes_in(mix, epoch, training.epochs) and self.processes.several:
+            # A mixed image needs its partners, wherever in the batch they are: they are made here too.
+            everyone = partners(training.seed, epoch, step, len(entries), PARTNERS[mix.name], entries.device)
+            mine = everyone[:, share]
+            entries, count = torch.cat([entries[share], entries[mine.flatten()]]), mine.shape[1]
+            partner_rows = count + torch.arange(mine.numel(), device=self.runtime.device).view_as(mine)
+        else:
+            entries = entries[share]
+            count = len(entries)
+        images_in_all = len(self.data.train)
+        indices = (entries % images_in_all).to(self.runtime.device)
+        raw, labels = self.train_images[indices], self.train_labels[indices]
+        draws = Draws(training.seed, epoch, self.image_keys[indices])
         if not self.recipe.augment.concatenate_originals:
-            images = self.policy(raw, Draws(self.recipe.training.seed, epoch, self.image_keys[indices]))
+            images = self.policy(raw, draws)
         else:
             images = as_float(raw)
-            copies = (entries >= count).nonzero().squeeze(1).to(self.runtime.device)
-            draws = Draws(self.recipe.training.seed, epoch, self.image_keys[indices[copies]])
-            images[copies] = self.policy(raw[copies], draws)
+            copies = (entries >= images_in_all).nonzero().squeeze(1).to(self.runtime.device)
+            copied = Draws(training.seed, epoch, self.image_keys[indices[copies]])
+            images[copies] = self.policy(raw[copies], copied)
+        own_draws = draws if partner_rows is None else Draws(training.seed, epoch, self.image_keys[indices[:count]])
+        images, targets = resize_and_mix(self.recipe, images, labels, own_draws, step, partner_rows)
         images = normalize(images, self.data.mean, self.data.std)
-        return images.contiguous(memory_format=self.runtime.memory_format), self.train_labels[indices]
+        return images.contiguous(memory_format=self.runtime.memory_format), targets
 
     def _evaluate(self, held: LabelledImages) -> tuple[float, float]:
-        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network."""
+        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network; each process does its part."""
+        self.processes.share_buffers(self.evaluated_network)
         logits = predict_logits(
             self.evaluated_network,
-            held.images,
+            held.images[self.processes.shard(len(held))],
             self.data.mean,
             self.data.std,
             device=self.runtime.device,
@@ -269,6 +396,7 @@ class _Run:
             channels_last=self.runtime.channels_last,
             batch_size=self.recipe.training.evaluation_batch_size,
         )
+        logits = self.processes.all_rows(logits, len(held))
         return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
 
     def _select(self, row: dict[str, Any]) -> bool:
@@ -303,7 +431,7 @@ class _Run:
         epoch = len(self.history)
         if selected:
             self.folder.write_weights("selected", self.evaluated_network, epoch)
-        average = self.learner.average
+        average, lookahead = self.learner.average, self.learner.lookahead
         self.folder.write_resume_state(
             {
                 "recipe": recipes.content_hash(self.recipe),
@@ -313,6 +441,8 @@ class _Run:
                 "scaler": self.learner.scaler.state_dict(),
                 "average": average.network.state_dict() if average is not None else None,
                 "average_updates": average.updates if average is not None else 0,
+                "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
+                "lookahead_updates": lookahead.updates if lookahead is not None else 0,
                 "history": self.history,
                 "selection": asdict(self.selection),
             }
@@ -333,7 +463,7 @@ class _Run:
             "status": status,
             "recipe": self.recipe.name,
             "recipe_hash": recipes.content_hash(self.recipe),
-            "parameters": trainable_parameters(self.network),
+            "parameters": self.parameters,
             "seed": training.seed,
             "epochs": len(self.history),
             "epochs_planned": training.epochs,
@@ -366,6 +496,23 @@ class _Run:
             f"the update was not made and {self._saved()}; start a new run with a lower optimizer.lr, "
             f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
+
+
+def resize_and_mix(
+    recipe: RecipeConfig, images: Tensor, labels: Tensor, draws: Draws, step: int, partner_rows: Tensor | None = None
+) -> tuple[Tensor, Tensor | Targets]:
+    """What happens to the augmented images of a whole batch, float32 [N, C, H, W] in [0, 1], in the epoch of `draws`.
+
+    `labels`: int64 [N]; `step` counts from the epoch's first. Of a part of a batch, `partner_rows` (int64 [P - 1, n])
+    says where among the images the partners of its first n are, which have the draws and are returned.
+    """
+    mix, epochs = recipe.augment.mix, recipe.training.epochs
+    images = resize(images, training_side(recipe.training.progressive, draws.epoch, epochs))
+    if mix is None or not mixes_in(mix, draws.epoch, epochs):
+        return images[: len(draws)], labels[: len(draws)]
+    if partner_rows is None:
+        return mix_batch(mix, images, labels, draws, step)
+    return mix_rows(mix, images, labels, partner_rows, draws)
 
 
 def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write `value` under `name`, indented, NaN refused."""
-        write_atomic(self.path / name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+        self._write(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises RunFolderError if the file is missing or damaged."""
@@ -100,7 +100,7 @@ class RunFolder:
         return f"thriftnet train --resume {shlex.quote(str(self.path))}"
 
     def write_recipe(self, recipe: RecipeConfig) -> None:
-        write_atomic(self.path / "recipe.toml", recipes.to_toml(recipe))
+        self._write("recipe.toml", recipes.to_toml(recipe))
 
     def read_recipe(self) -> RecipeConfig:
         """Raises RunFolderError if the file is missing or damaged."""
@@ -115,7 +115,7 @@ class RunFolder:
         writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        write_atomic(self.path / "metrics.csv", text.getvalue())
+        self._write("metrics.csv", text.getvalue())
 
     def read_history(self) -> list[dict[str, Any]]:
         """Rows of metrics.csv with numbers as numbers and empty cells as None; empty before the first epoch."""
@@ -140,7 +140,7 @@ class RunFolder:
     def write_weights(self, which: Which, network: nn.Module, epoch: int) -> None:
         """All parameters and buffers, fp32, contiguous; the epoch is in the file's metadata."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        write_atomic(self.path / f"{which}.safetensors", save_safetensors(tensors, {"epoch": str(epoch)}))
+        self._write(f"{which}.safetensors", save_safetensors(tensors, {"epoch": str(epoch)}))
 
     def read_weights(self, which: Which) -> dict[str, Tensor]:
         """Raises RunFolderError if the file is missing or damaged."""
@@ -153,7 +153,7 @@ class RunFolder:
     def write_resume_state(self, state: Mapping[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        write_atomic(self.path / "resume.pt", buffer.getvalue())
+        self._write("resume.pt", buffer.getvalue())
 
     def read_resume_state(self) -> dict[str, Any]:
         """Read with torch's restricted unpickler. Raises RunFolderError if the file is missing or damaged."""
@@ -165,6 +165,9 @@ class RunFolder:
         if not isinstance(state, dict):
             raise self._damaged("resume.pt", "it holds no training state")
         return state
+
+    def _write(self, name: str, content: bytes | str) -> None:
+        write_atomic(self.path / name, content)
 
     def _existing(self, name: str) -> Path:
         path = self.path / name
@@ -188,6 +191,22 @@ class RunFolder:
         if name == "resume.pt":
             return "to evaluate and predict it is not needed, but to go on restore it from a copy or train again"
         return "restore it from a copy or train again"
+
+
+class UnwrittenRunFolder(RunFolder):
+    """The run folder of a process that leaves all writing to the main one."""
+
+    def create(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+    def log(self, event: str, **details: Any) -> None:
+        pass
+
+    def _write(self, name: str, content: bytes | str) -> None:
+        pass
 
 
 def _number(text: str | None) -> int | float | None:

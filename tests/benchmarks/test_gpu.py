@@ -1,0 +1,192 @@
+"""The plan of the GPU benchmark: order, limits and going on, with steps that only pretend to take time."""
+
+from __future__ import annotations
+
+import os
+import signal
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.common import OutOfTime, Store
+from benchmarks.gpu import Step, run_plan
+
+from benchmarks import gpu
+from tests.benchmarks.test_common import HERE
+from tests.conftest import write_tiny_data
+from tests.training.conftest import tiny_recipe
+from thriftnet import recipe as recipes
+from thriftnet.errors import ThriftnetError, UserError
+from thriftnet.training.progress import SilentDisplay
+
+OPTIONS = Namespace(data="cifar", tta="none", full=False, runs=Path("runs"))
+
+
+class Clock:
+    """Time that passes only while a step runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.run: list[str] = []
+
+    def step(self, key: str, takes_s: float, estimate_s: float | None = None, row: Any = None) -> Step:
+        def work(left_s: float) -> Any:
+            self.run.append(key)
+            if takes_s > left_s:
+                self.now += left_s
+                raise OutOfTime("stopped after 100 s")
+            self.now += takes_s
+            if isinstance(row, ThriftnetError):
+                raise row
+            return {"takes_s": takes_s} if row is None else row
+
+        return Step(key, takes_s if estimate_s is None else estimate_s, work)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gpu.json"
+
+
+def open_store(path: Path) -> Store:
+    return Store(path, "one GPU", {}, False, HERE)
+
+
+def test_steps_run_in_order_until_the_next_does_not_fit(path: Path):
+    clock = Clock()
+    steps = [clock.step(key, 40) for key in "abcd"]
+    assert run_plan(steps, open_store(path), 100, clock) == 2
+    assert clock.run == ["a", "b"]
+    assert run_plan(steps, open_store(path), 100, clock) == 0
+    assert clock.run == ["a", "b", "c", "d"]
+    assert run_plan(steps, open_store(path), 100, clock) == 0
+    assert clock.run == ["a", "b", "c", "d"]
+    assert set(open_store(path).rows) == set("abcd")
+
+
+def test_the_first_step_always_begins(path: Path):
+    clock = Clock()
+    assert run_plan([clock.step("a", 50, estimate_s=1_000), clock.step("b", 10)], open_store(path), 100, clock) == 0
+    assert clock.run == ["a", "b"]
+
+
+def test_what_runs_out_of_time_comes_first_at_the_next_call(path: Path):
+    clock = Clock()
+    steps = [clock.step("a", 60), clock.step("b", 80, estimate_s=30), clock.step("c", 10)]
+    assert run_plan(steps, open_store(path), 100, clock) == 2
+    assert run_plan(steps, open_store(path), 100, clock) == 0
+    assert clock.run == ["a", "b", "b", "c"]
+    assert "failed" not in open_store(path).rows["b"]
+
+
+def test_what_never_fits_is_stored_as_failed_and_the_others_get_their_turn(path: Path):
+    clock = Clock()
+    steps = [clock.step("a", 500, estimate_s=30), clock.step("b", 10)]
+    assert run_plan(steps, open_store(path), 100, clock) == 1
+    assert open_store(path).rows["a"]["failed"] == "stopped after 100 s"
+    assert run_plan(steps, open_store(path), 100, clock) == 0
+    assert clock.run == ["a", "b"]
+
+
+def test_a_failing_step_is_recorded(path: Path):
+    clock = Clock()
+    steps = [clock.step("a", 1, row=ThriftnetError("no compiler")), clock.step("b", 1)]
+    assert run_plan(steps, open_store(path), 100, clock) == 0
+    assert open_store(path).rows["a"]["failed"] == "no compiler"
+    assert gpu.describe("a", open_store(path).rows["a"]) == "failed: no compiler"
+
+
+def test_a_step_in_pieces_goes_on_at_the_next_call(path: Path):
+    clock = Clock()
+    answers: list[Any] = [None, None, {"whole": True}]
+    step = Step("a", 10, lambda left_s: answers.pop(0))
+    assert [run_plan([step], open_store(path), 100, clock) for _ in range(3)] == [1, 1, 0]
+    assert open_store(path).rows["a"]["whole"] is True
+
+
+def test_the_most_telling_steps_come_first():
+    steps, reasons = gpu.plan(OPTIONS, ["fast", "best"])
+    keys = [step.key for step in steps]
+    assert reasons == []
+    assert keys[:4] == ["fast, cold, seed 0", "fast, warm, seed 0", "best, cold, seed 0", "best, warm, seed 0"]
+    assert keys.index("throughput: liu-4x2, eager") < keys.index("fast, warm, seed 1") < keys.index("epochs: liu-4x2")
+    assert len(set(keys)) == len(keys)
+    assert all(step.estimate_s < 600 for step in steps)
+
+
+def test_a_recipe_that_is_not_there_is_left_out_with_a_reason():
+    steps, reasons = gpu.plan(OPTIONS, ["fast"])
+    assert reasons == ["best is left out: there is no recipe of that name yet"]
+    assert not any(step.key.startswith("best") for step in steps)
+
+
+def test_full_runs_are_asked_for():
+    assert not any(step.key.startswith("full") for step in gpu.plan(OPTIONS, [])[0])
+    full, _ = gpu.plan(Namespace(**vars(OPTIONS) | {"full": True}), [])
+    assert sum(step.key.startswith("full: ") for step in full) == 10
+
+
+def test_without_a_gpu_it_says_so_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu", "--data", "digits"])
+    with pytest.raises(UserError, match="needs a CUDA GPU and torch sees none here"):
+        gpu.main()
+
+
+def test_a_dry_run_needs_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("sys.argv", ["gpu", "--dry-run"])
+    gpu.main()
+    assert "throughput: liu-4x2, compiled" in capsys.readouterr().out
+
+
+def test_a_whole_run_is_extrapolated_from_measured_epochs(tmp_path: Path):
+    found = gpu.first_epochs({"recipe": str(tiny_toml(tmp_path)), "data": str(tiny_npz(tmp_path))}, tmp_path / "run")
+    assert len(found["epochs_s"]) == gpu.MEASURED_EPOCHS
+    assert found["extrapolated"] is True
+    each_s = sum(sorted(found["epochs_s"][1:])) / 2
+    assert found["whole_run_s"] == pytest.approx(found["start_s"] + found["epochs_s"][0] + 11 * each_s)
+
+
+class StoppedAfterThree(SilentDisplay):
+    """The signal that ends a piece of a whole run comes in the third epoch."""
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        if row["epoch"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_whole_run_goes_on_from_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    arguments = {"recipe": str(tiny_toml(tmp_path)), "data": str(tiny_npz(tmp_path)), "folder": str(tmp_path / "run")}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").touch()  # an earlier piece was killed before its first epoch was saved
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "SilentDisplay", StoppedAfterThree)
+        assert gpu.whole_run(arguments | {"limit_s": 100.0}) == {"unfinished": True, "new_epochs": 3}
+    done = gpu.whole_run(arguments | {"limit_s": 100.0})
+    assert done["epochs"] == 12
+    assert done["extrapolated"] is False
+    assert 0 <= done["accuracy"] <= 1
+
+
+def test_throughput_of_a_network(tmp_path: Path):
+    asked = {"recipe": str(tiny_toml(tmp_path)), "compile": False, "device": "cpu", "steps": 2}
+    found = gpu.throughput(asked)
+    assert len(found["all_images_per_s"]) == gpu.THROUGHPUT_ROUNDS
+    assert found["seconds_an_epoch"] == pytest.approx(50_000 / found["images_per_s"])
+    assert "images/s" in gpu.describe("", found)
+
+
+def tiny_toml(folder: Path) -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(recipes.to_toml(tiny_recipe(training={"epochs": 12})), encoding="utf-8")
+    return path
+
+
+def tiny_npz(folder: Path) -> Path:
+    path = folder / "tiny.npz"
+    write_tiny_data(path)
+    return path
