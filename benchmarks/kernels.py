@@ -139,7 +139,7 @@ def measure_step(name: str, rounds: int) -> dict[str, Any]:
     row["all_seconds"] = {side: [round(value, 4) for value in values] for side, values in seconds.items()}
     row["ratio"] = ratio(seconds)
     torch.set_num_threads(1)
-    seconds = alternate(sides, max(3, rounds // 3), time.process_time)
+    seconds = alternate(sides, rounds, time.process_time)
     row["cpu_seconds"] = {side: round(statistics.median(values), 4) for side, values in seconds.items()}
     row["cpu_ratio"] = ratio(seconds)
     torch.set_num_threads(threads)
@@ -177,7 +177,10 @@ def main() -> None:
             f"{name:<24} whole step x{row['ratio']:.2f} (processor time on one thread x{row['cpu_ratio']:.2f})",
             flush=True,
         )
-    stored |= {"layers": layers, "steps": steps}
+    measured = {"layers": layers, "steps": steps}
+    # An empty list of networks or recipes keeps what was stored of the other part.
+    earlier = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    stored |= {part: rows or earlier.get(part, []) for part, rows in measured.items()}
     arguments.out.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
 
 

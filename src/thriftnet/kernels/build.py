@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -94,16 +93,19 @@ def _run(command: list[str]) -> str:
 
 
 def _openmp_of_torch() -> Path:
+    """The OpenMP library that torch calls; other packages (scikit-learn) may have loaded copies of their own."""
     try:
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
-    except OSError:
-        raise KernelsUnavailable("kernels are built on Linux only") from None
-    found = [Path(name) for name in re.findall(r"(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so\S*)", mapped)]
-    if not found:
-        raise KernelsUnavailable("this torch was built without OpenMP; install the official wheel")
-    # scikit-learn's wheel, for one, brings a library of its own, with other threads.
-    of_torch = Path(torch.__file__).parent
-    return min(found, key=lambda library: of_torch not in library.parents)
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        address = ctypes.cast(torch_cpu.omp_get_max_threads, ctypes.c_void_p).value or 0
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except (OSError, AttributeError):
+        raise KernelsUnavailable("kernels are built on Linux only, for a torch with OpenMP") from None
+    for line in mapped:  # 7f00-7fff r-xp 00000000 08:01 1234   /path/of/the library
+        fields = line.split(maxsplit=5)
+        first, end = (int(bound, 16) for bound in fields[0].split("-"))
+        if first <= address < end and len(fields) == 6:
+            return Path(fields[5])
+    raise KernelsUnavailable("the OpenMP library of torch was not found; install the official wheel")
 
 
 def _processor() -> list[str]:
