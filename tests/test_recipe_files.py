@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -104,7 +105,7 @@ def test_header_says_source_and_command(name: str) -> None:
     if name in BASES:
         assert lines[-1] == '# Only inherited (the name begins with "_"): not listed and not trainable by itself.'
     else:
-        data = "PATH" if name in PAPERS else "digits"
+        data = "digits" if name == "digits-demo" else "PATH"
         assert lines[-1] == f"# thriftnet train {name} --data {data}"
 
 
@@ -115,7 +116,8 @@ def assert_ordered(table: dict[str, Any], section: type[BaseModel], where: str) 
     assert keys == sorted(keys, key=fields.index), f"{where}: {keys}"
     for key in keys:
         if isinstance(table[key], dict):
-            nested = config.PerturbationConfig if key == "perturbation" else section.model_fields[key].annotation
+            annotation = section.model_fields[key].annotation
+            [nested] = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
             assert isinstance(nested, type)
             assert_ordered(table[key], nested, f"{where}.{key}")
 
