@@ -19,9 +19,9 @@ from thriftnet.training.step import train_step
 def test_mixed_and_resized_images_are_those_of_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[torch.Tensor] = []
 
-    def step(learner: Any, images: torch.Tensor, labels: Any) -> Any:
+    def step(learner: Any, images: torch.Tensor, *rest: Any) -> Any:
         shown.append(images)
-        return train_step(learner, images, labels)
+        return train_step(learner, images, *rest)
 
     monkeypatch.setattr(loop, "train_step", step)
     sections = {
