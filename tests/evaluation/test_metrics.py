@@ -80,6 +80,8 @@ def test_wilson_interval_against_published_values() -> None:
     # R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
     for successes, count, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]:
         assert wilson_interval(successes, count) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    # Exactly: by the formula alone rounding made these miss 0 and 1 at some counts.
+    assert all(wilson_interval(0, n)[0] == 0.0 and wilson_interval(n, n)[1] == 1.0 for n in range(1, 200))
     assert wilson_interval(1, 29) == (pytest.approx(0.0061, abs=5e-5), pytest.approx(0.1718, abs=5e-5))
 
 

@@ -128,7 +128,10 @@ def wilson_interval(successes: int, count: int, level: float = 0.95) -> tuple[fl
     centre = p + z**2 / (2 * count)
     half_width = z * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
+    # At p = 0 and p = 1 the formula gives p itself, but for rounding.
+    low = 0.0 if successes == 0 else (centre - half_width) / scale
+    high = 1.0 if successes == count else (centre + half_width) / scale
+    return low, high
 
 
 def reliability_bins(confidence: Tensor, correct: Tensor) -> tuple[ReliabilityBin, ...]:
