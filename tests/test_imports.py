@@ -25,6 +25,7 @@ ORDER = [
     "run",
     "inference",
     "reporting",
+    "campaign",
     "api",
     "cli",
     "__main__",

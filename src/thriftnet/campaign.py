@@ -1,0 +1,66 @@
+"""Many runs in one place: what is finished is taken, what was interrupted goes on, what is missing is trained.
+
+So every command that needs several runs (seeds, a study, the ledger) can be stopped anywhere and given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from thriftnet import recipe as recipes
+from thriftnet.config import RecipeConfig
+from thriftnet.data.dataset import Source
+from thriftnet.errors import RunFolderError
+from thriftnet.reporting.run_report import draw_training_figures
+from thriftnet.run import Run
+from thriftnet.training.loop import fit
+from thriftnet.training.progress import Display, SilentDisplay
+
+FINISHED = ("completed", "stopped early")
+
+
+def train_missing(recipe: RecipeConfig, source: Source, path: Path, display: Display | None = None) -> Run:
+    """The finished run of `recipe` on `source` in the folder `path`, trained only as far as it is not there yet.
+
+    Raises RunFolderError where `path` holds a run of another recipe or other data, and what `training.loop.fit` raises.
+    """
+    run = Run(path)
+    begun = run.folder.has("recipe.toml")
+    if begun:
+        _check_same(run, recipe, source)
+        if is_finished(run):
+            return run
+    data = fit(recipe, source, run.folder, display or SilentDisplay(), resume=begun)
+    run = Run(path)
+    draw_training_figures(run, data)
+    return run
+
+
+def train_seeds(
+    recipe: RecipeConfig, source: Source, folder: Path, seeds: Sequence[int], display: Display | None = None
+) -> list[Run]:
+    """`recipe` once for each of `seeds`, in `folder/seed-<n>`. Raises what `train_missing` raises."""
+    return [
+        train_missing(
+            recipes.with_changes(recipe, {"training": {"seed": seed}}), source, folder / f"seed-{seed}", display
+        )
+        for seed in seeds
+    ]
+
+
+def is_finished(run: Run) -> bool:
+    """Whether training has come to its end, so that nothing is left to resume."""
+    return run.folder.has("result.json") and run.result["status"] in FINISHED
+
+
+def _check_same(run: Run, recipe: RecipeConfig, source: Source) -> None:
+    if recipes.content_hash(run.recipe) != recipes.content_hash(recipe):
+        changed = [key for key, _, _ in recipes.differences(run.recipe, recipe)]
+        raise RunFolderError(
+            f"{run.path} holds a run of another recipe (it differs in {', '.join(changed[:5])}); choose another folder"
+        )
+    if run.folder.has("data.json") and run.data.location != source.location:
+        raise RunFolderError(
+            f"{run.path} was trained on {run.data.location}, not {source.location}; choose another folder"
+        )

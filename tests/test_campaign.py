@@ -1,0 +1,60 @@
+"""Several runs: finished ones are taken, interrupted ones go on, missing ones are trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import TinySource, tiny_recipe
+from thriftnet import campaign
+from thriftnet.campaign import is_finished, train_missing, train_seeds
+from thriftnet.errors import Interrupted, RunFolderError
+from thriftnet.training.progress import SilentDisplay
+from thriftnet.training.run_folder import RunFolder
+
+
+class StopsAfterAnEpoch(SilentDisplay):
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        raise Interrupted("stopped", 15)
+
+
+def weights(path: Path) -> bytes:
+    return (path / "last.safetensors").read_bytes()
+
+
+def test_missing_run_is_trained_and_drawn(tmp_path: Path) -> None:
+    run = train_missing(tiny_recipe(), TinySource(), tmp_path / "run")
+    assert is_finished(run)
+    assert (tmp_path / "run" / "figures" / "curves.svg").is_file()
+
+
+def test_finished_run_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train_missing(tiny_recipe(), TinySource(), tmp_path / "run")
+    monkeypatch.setattr(campaign, "fit", lambda *_, **__: pytest.fail("trained again"))
+    assert train_missing(tiny_recipe(), TinySource(), tmp_path / "run").result == first.result
+
+
+def test_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    train_missing(tiny_recipe(), TinySource(), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train_missing(tiny_recipe(), TinySource(), tmp_path / "parts", StopsAfterAnEpoch())
+    train_missing(tiny_recipe(), TinySource(), tmp_path / "parts")
+    events = (tmp_path / "parts" / "events.jsonl").read_text()
+    assert '"resumed"' in events
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_folder_of_another_recipe_is_refused_and_kept(tmp_path: Path) -> None:
+    train_missing(tiny_recipe(), TinySource(), tmp_path / "run")
+    before = weights(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"another recipe \(it differs in training\.seed\)"):
+        train_missing(tiny_recipe(training={"seed": 1}), TinySource(), tmp_path / "run")
+    assert weights(tmp_path / "run") == before
+
+
+def test_seeds_have_folders_of_their_own(tmp_path: Path) -> None:
+    runs = train_seeds(tiny_recipe(), TinySource(), tmp_path, [0, 3])
+    assert [run.path.name for run in runs] == ["seed-0", "seed-3"]
+    assert [run.recipe.training.seed for run in runs] == [0, 3]
+    assert weights(runs[0].path) != weights(runs[1].path)
+    assert [RunFolder(run.path).read_json("result.json")["seed"] for run in runs] == [0, 3]
