@@ -26,6 +26,7 @@ ORDER = [
     "inference",
     "reporting",
     "campaign",
+    "ledger",
     "api",
     "cli",
     "__main__",

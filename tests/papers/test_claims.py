@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import pytest
 
 from thriftnet import recipe
+from thriftnet.ledger.audit import read_rows
 from thriftnet.models.build import check_recipe_network, count_parameters
-
-TABLES = Path(__file__).parent / "tables"
 
 # Printed totals of trainable parameters; Li prints 4,587,680, which his own rows contradict (corrections.toml).
 PRINTED_TOTALS = {
@@ -27,11 +23,6 @@ PRINTED_TOTALS = {
 }
 TRIALS = {"liu-4x2": 5, "liu-5stage": 0, "liu-4x3": 8}  # rows of Liu, Douglas, Ji, Table 1
 XU_COLUMNS = {"xu-resnet18": "ResNet18", "xu-resnetlarge": "ResNetLarge"}
-
-
-def read_rows(name: str) -> list[dict[str, str]]:
-    with (TABLES / f"{name}.tsv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def number(cell: str) -> float:

@@ -1,61 +1,33 @@
 """Every layer table that the papers print, laid beside our network's, row by row.
 
-tables/*.tsv hold the cells as printed, misprints included; corrections.toml lists what arithmetic demands instead, and
-the rows that a paper left out. Liu, Douglas, Ji print no layer table.
+The tables and their corrections are those of the ledger (ledger/printed). Liu, Douglas, Ji print no layer table.
 """
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from importlib import resources
 
 import pytest
 
 from thriftnet import recipe
+from thriftnet.ledger.audit import (
+    LAYER_TABLES,
+    Contradiction,
+    Misprint,
+    PrintedRow,
+    PrintedTable,
+    audit_table,
+    corrections,
+    number,
+    read_rows,
+    read_table,
+)
 from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import Summary, summarize
 
-HERE = Path(__file__).parent
-CORRECTIONS = tomllib.loads((HERE / "corrections.toml").read_text(encoding="utf-8"))
-MISPRINTS = CORRECTIONS["misprint"]
-TORCHSUMMARY_TABLES = ["xu-resnet18", "xu-resnetlarge", "li-resnet", "tirumalasetty-resnext29"]
-ALL_TABLES = [*TORCHSUMMARY_TABLES, "ramavath-table1"]
-
-
-@dataclass(frozen=True)
-class PrintedRow:
-    label: str
-    output_shape: str
-    parameters: str
-
-
-@dataclass(frozen=True)
-class PrintedTable:
-    rows: tuple[PrintedRow, ...]
-    totals: dict[str, str]
-
-    @property
-    def labels(self) -> set[str]:
-        return {row.label for row in self.rows}
-
-
-def read_table(name: str, corrected: bool = False) -> PrintedTable:
-    """The table as printed, or with its misprints replaced."""
-    lines = (HERE / "tables" / f"{name}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    cells = [line.split("\t") for line in lines]
-    rows = [PrintedRow(*row) for row in cells if row[1]]
-    totals = {label: value for label, shape, value in cells if not shape}
-    for misprint in MISPRINTS if corrected else ():
-        if misprint["table"] != name:
-            continue
-        for label in misprint["rows"]:
-            if misprint["column"] == "total":
-                totals[label] = misprint["correct"]
-            else:
-                place = next(index for index, row in enumerate(rows) if row.label == label)
-                rows[place] = replace(rows[place], **{misprint["column"]: misprint["correct"]})
-    return PrintedTable(tuple(rows), totals)
+MISPRINTS = corrections().misprint
+TORCHSUMMARY_TABLES = [name for name in LAYER_TABLES if name != "ramavath-table1"]
 
 
 def our_summary(name: str) -> Summary:
@@ -67,10 +39,6 @@ def without_unprinted_pooling(summary: Summary, printed: PrintedTable) -> Summar
     if any(label.startswith("AdaptiveAvgPool2d") for label in printed.labels):
         return summary
     return replace(summary, layers=tuple(layer for layer in summary.layers if layer.type != "AdaptiveAvgPool2d"))
-
-
-def number(cell: str) -> int:
-    return int(cell.replace(",", ""))
 
 
 @pytest.mark.parametrize("name", TORCHSUMMARY_TABLES)
@@ -108,19 +76,19 @@ def test_corrected_rows_add_up_to_the_corrected_total(name: str) -> None:
     assert sum(number(row.parameters) for row in printed.rows) == number(printed.totals["Total params"])
 
 
-@pytest.mark.parametrize("misprint", MISPRINTS, ids=lambda misprint: f"{misprint['table']}-{misprint['printed']}")
-def test_every_listed_misprint_is_printed_and_wrong(misprint: dict[str, str]) -> None:
-    assert misprint["printed"] != misprint["correct"]
-    printed = read_table(misprint["table"])
+@pytest.mark.parametrize("misprint", MISPRINTS, ids=lambda misprint: f"{misprint.table}-{misprint.printed}")
+def test_every_listed_misprint_is_printed_and_wrong(misprint: Misprint) -> None:
+    assert misprint.printed != misprint.correct
+    printed = read_table(misprint.table)
     rows = {row.label: row for row in printed.rows}
-    for label in misprint["rows"]:
-        cell = printed.totals[label] if misprint["column"] == "total" else getattr(rows[label], misprint["column"])
-        assert cell == misprint["printed"]
+    for label in misprint.rows:
+        cell = printed.totals[label] if misprint.column == "total" else getattr(rows[label], misprint.column)
+        assert cell == misprint.printed
 
 
 def test_misprints_of_parameters_are_the_known_ones() -> None:
-    of_parameters = [misprint for misprint in MISPRINTS if misprint["column"] == "parameters"]
-    cells = {(m["table"], m["printed"], m["correct"]): len(m["rows"]) for m in of_parameters}
+    of_parameters = [misprint for misprint in MISPRINTS if misprint.column == "parameters"]
+    cells = {(m.table, m.printed, m.correct): len(m.rows) for m in of_parameters}
     assert cells == {
         ("li-resnet", "2,448", "2,048"): 1,
         ("li-resnet", "704,912", "294,912"): 1,
@@ -131,7 +99,7 @@ def test_misprints_of_parameters_are_the_known_ones() -> None:
 
 def test_ramavath_rows_with_parameters_are_ours() -> None:
     printed = read_table("ramavath-table1")
-    alignment = CORRECTIONS["alignment"]["ramavath-table1"]
+    alignment = corrections().alignment["ramavath-table1"]
     ours = {layer.path: layer for layer in our_summary("ramavath-table1").layers}
     with_parameters = [row for row in printed.rows if number(row.parameters)]
     assert [row.label for row in with_parameters] == list(alignment)
@@ -143,15 +111,58 @@ def test_ramavath_rows_with_parameters_are_ours() -> None:
 
 def test_ramavath_absent_rows_are_the_rest_of_the_printed_total() -> None:
     printed = read_table("ramavath-table1")
-    aligned = list(CORRECTIONS["alignment"]["ramavath-table1"].values())
-    absent = CORRECTIONS["absent"]["ramavath-table1"]
+    aligned = list(corrections().alignment["ramavath-table1"].values())
+    absent = corrections().absent["ramavath-table1"]
     ours = {layer.path: layer.parameters for layer in our_summary("ramavath-table1").layers if layer.parameters}
-    assert sorted(aligned + absent) == sorted(ours)
+    assert sorted([*aligned, *absent]) == sorted(ours)
     assert sum(number(row.parameters) for row in printed.rows) == 472_362
     assert 472_362 + sum(ours[path] for path in absent) == number(printed.totals["Total:"])
 
 
 def test_every_table_is_checked() -> None:
     """A layer table added to the folder must be added to a test."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in (HERE / "tables").glob("*.tsv")}
-    assert {name for name, text in texts.items() if text.startswith("Layer")} == set(ALL_TABLES)
+    folder = resources.files("thriftnet.ledger") / "printed"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.name.endswith(".tsv")}
+    layer_tables = {name.removesuffix(".tsv") for name, text in texts.items() if text.startswith("Layer")}
+    assert layer_tables == set(LAYER_TABLES)
+
+
+# (cells with a misprint, sum of the rows as printed, sum of the corrected rows, layers without a row)
+AUDITS = {
+    "xu-resnet18": (0, 4_815_940, 4_815_940, 0),
+    "xu-resnetlarge": (0, 4_903_242, 4_903_242, 0),
+    "li-resnet": (8, 4_998_096, 4_587_690, 0),
+    "ramavath-table1": (0, 472_362, 472_362, 28),
+    "tirumalasetty-resnext29": (19, 4_773_770, 4_761_770, 0),
+}
+
+
+@pytest.mark.parametrize("name", LAYER_TABLES)
+def test_audit_says_what_adds_up(name: str) -> None:
+    audit = audit_table(name)
+    counted = (audit.misprinted_rows, audit.sum_of_rows, audit.corrected_sum, audit.left_out)
+    assert counted == AUDITS[name]
+    assert audit.built == recipe.load(name).expect.parameters
+
+
+def test_audit_in_words() -> None:
+    assert audit_table("xu-resnet18").finding == "every row is right, and they add up to the printed total of 4,815,940"
+    assert "should be 4,587,690" in audit_table("li-resnet").finding
+    assert "28 layers are not printed" in audit_table("ramavath-table1").finding
+    assert "the printed total of 4,761,770 is right" in audit_table("tirumalasetty-resnext29").finding
+
+
+@pytest.mark.parametrize("contradiction", corrections().contradiction, ids=lambda each: each.id)
+def test_contradicting_rows_differ_as_said(contradiction: Contradiction) -> None:
+    assert bool(contradiction.rows) == bool(contradiction.columns)
+    trials = {int(row["Model"]): row for row in read_rows("liu-trials")}
+    rows = [trials[number] for number in contradiction.rows]
+    differing = [column for column in trials[0] if len({row[column] for row in rows}) > 1]
+    assert set(differing) - {"Model", "Acc(%)"} == set(contradiction.columns)
+
+
+def test_every_trial_but_model_2_uses_adam() -> None:
+    """What `liu-sgd-for-the-rest` is refuted by, and `liu-four-models`."""
+    trials = read_rows("liu-trials")
+    assert [row["Model"] for row in trials if row["Optimizer"] == "SGD"] == ["2"]
+    assert [row["Model"] for row in trials if row["Batch Size(training)"] == "128"] == ["1", "5", "6", "7", "8"]

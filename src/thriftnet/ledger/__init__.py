@@ -1,0 +1,1 @@
+"""The papers' claims beside what is measured: what is claimed, what has to run for it, what came out."""
