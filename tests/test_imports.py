@@ -19,6 +19,7 @@ ORDER = [
     "data",
     "augment",
     "models",
+    "twins",
     "optim",
     "evaluation",
     "training",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,10 @@ from thriftnet.distributed.processes import joined
 from thriftnet.errors import UserError
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.inference import Measurement, Predictions, Split
+from thriftnet.ledger.claims import load_claims
+from thriftnet.ledger.plan import checked_request
+from thriftnet.ledger.write import Ledger
+from thriftnet.ledger.write import reproduce as write_ledger
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
@@ -197,6 +201,50 @@ def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
     path = Path(out) if out is not None else opened.path / "report.html"
     write_run_report(opened, path)
     return path
+
+
+def reproduce(
+    paper: str = "all",
+    data: str | None = None,
+    *,
+    out: Path | str = "reproduction",
+    scale: float = 1.0,
+    width: float | None = None,
+    seeds: int = 3,
+    rows: bool = True,
+    directions: bool = True,
+    train_images: int | None = None,
+    hours: float | None = None,
+    write_only: bool = False,
+    claims: Path | str | None = None,
+    display: Display | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Ledger:
+    """Train what the papers' claims need and `out` lacks, then write ledger.html, ledger.md and ledger.json there.
+
+    `scale` shortens the epochs; `width` narrows every network, by default only those of directions, to a quarter;
+    `hours` ends it after the first epoch past that time; `write_only` trains nothing. `claims` is a TOML file of other
+    claims. The same call goes on after an interruption. Raises what `ledger.write.reproduce` raises.
+    """
+    request = checked_request(
+        paper=paper,
+        rows=rows,
+        directions=directions,
+        scale=scale,
+        width=width,
+        train_images=train_images,
+        seeds=seeds,
+    )
+    return write_ledger(
+        request,
+        load_claims(None if claims is None else Path(claims)),
+        open_source(data),
+        Path(out),
+        hours=hours,
+        write_only=write_only,
+        display=display or LiveDisplay(),
+        say=say,
+    )
 
 
 def _opened(run: Run | Path | str) -> Run:

@@ -162,6 +162,50 @@ def report(
 
 
 @app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="xu, li, liu, ramavath, tirumalasetty, or all.")] = "all",
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="The folder of runs and ledger; given again, it goes on.")] = Path(
+        "reproduction"
+    ),
+    scale: Annotated[float, typer.Option(help="Share of every recipe's epochs, above 0 to 1.")] = 1.0,
+    width: Annotated[
+        float | None, typer.Option(help="Share of every width. Default: 0.25 for directions, 1 for rows.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each training.", min=1)] = 3,
+    rows: Annotated[bool, typer.Option("--rows/--no-rows", help="Accuracies and curves of the papers.")] = True,
+    directions: Annotated[
+        bool, typer.Option("--directions/--no-directions", help="Whether A is better than B, on narrow networks.")
+    ] = True,
+    train_images: Annotated[int | None, typer.Option(help="Train on this many images only.", min=2)] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop after the first epoch past this time.", min=0.0)] = None,
+    write_only: Annotated[
+        bool, typer.Option("--write-only", help="Train nothing: show the plan and write the ledger of what is there.")
+    ] = False,
+) -> None:
+    """Train what the papers' claims need and --out lacks, then write the ledger: claimed beside measured."""
+    from thriftnet import api
+
+    ledger = api.reproduce(
+        paper,
+        data,
+        out=out,
+        scale=scale,
+        width=width,
+        seeds=seeds,
+        rows=rows,
+        directions=directions,
+        train_images=train_images,
+        hours=hours,
+        write_only=write_only,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    for line in ledger.plan.summary() if write_only or not ledger.complete else ():
+        typer.echo(line)
+    typer.echo(str(ledger.path))
+
+
+@app.command()
 def summary(
     recipe: RecipeArgument,
     overrides: SetOption = None,

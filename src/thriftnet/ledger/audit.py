@@ -120,8 +120,8 @@ class TableAudit:
         """One sentence."""
         if self.left_out:
             return (
-                f"the rows add up to {self.sum_of_rows:,} of the printed {self.printed_total:,}: {self.left_out} layers "
-                f"are not printed; with them the total is that of the network built, {self.built:,}"
+                f"the rows add up to {self.sum_of_rows:,} of the printed {self.printed_total:,}: {self.left_out} "
+                f"layers are not printed; with them the total is that of the network built, {self.built:,}"
             )
         if not self.misprinted_rows:
             return f"every row is right, and they add up to the printed total of {self.printed_total:,}"
@@ -131,8 +131,8 @@ class TableAudit:
             else f"the printed total of {self.printed_total:,} should be {self.built:,}"
         )
         return (
-            f"{self.misprinted_rows} cells are misprints; as printed the rows add up to {self.sum_of_rows:,}, corrected "
-            f"to {self.corrected_sum:,}; {total}"
+            f"{self.misprinted_rows} cells are misprints; as printed the rows add up to {self.sum_of_rows:,}, "
+            f"corrected to {self.corrected_sum:,}; {total}"
         )
 
 

@@ -1,0 +1,329 @@
+"""The ledger as a page, and any page as Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from thriftnet.ledger.audit import corrections
+from thriftnet.ledger.claims import AccuracyClaim, AnyClaim, AuditClaim, CurveClaim
+from thriftnet.ledger.findings import REPRODUCED_FROM, DirectionFinding, Findings, RowFinding
+from thriftnet.ledger.plan import duration
+from thriftnet.reporting.ledger_figures import ClaimDot, ForestRow, draw_claims, draw_forest, forest_data
+from thriftnet.reporting.page import Block, Cell, Code, Drawing, Facts, Page, Section, Table, Text
+
+HOW_TO_READ = (
+    "Claimed is what a paper prints, with how it chose the number; measured is what runs here showed. They are never "
+    "mixed: a measured number carries its data, split, selection, seeds, epochs, time and device, and in square "
+    "brackets what was changed. 'scaled' means fewer epochs or images than the paper's, 'twin' a network of narrower "
+    "layers, 'test-selected' that the test set chose the epoch, as some of the papers did. An interval is the 95 % interval of "
+    "the mean over seeds; one seed has none."
+)
+NOT_REPRODUCED = (
+    f"A row below {REPRODUCED_FROM:.0%} of the paper's epochs or images, or of a twin, reproduces nothing and says so. "
+    "Its number shows only that the recipe runs."
+)
+DIRECTIONS = (
+    "A claim of the form 'A is better than B' can be tested on small networks and short trainings, if both sides are "
+    "shortened alike. Each pair shares its seeds and the validation images; the test split stays sealed. A direction "
+    "holds where the 95 % interval of the paired difference lies on the claimed side of zero, fails where it lies on "
+    "the other, and is not decided otherwise. What a verdict says about the paper's full network is an extrapolation."
+)
+COST = (
+    "A run that selects on the test set reports its best test epoch. What that adds over the last epoch, in the same "
+    "run, is a part of the number that a fresh test set would not give."
+)
+
+
+def ledger_page(findings: Findings, command: str) -> Page:
+    """The whole ledger. `command` repeats it."""
+    claims = findings.claims
+    measured = sum(row.measured is not None for row in findings.rows.values())
+    verdicts = Counter(found.verdict for found in findings.directions.values())
+    tested = ", ".join(f"{count} {name}" for name, count in verdicts.items()) or "none asked for"
+    lead = (
+        f"{len(claims.claim)} claims of {len(claims.paper)} papers. Accuracies and curves: {measured} of "
+        f"{len(findings.rows)} measured. Directions: {tested}. {len(findings.missing)} runs are missing."
+    )
+    return Page(
+        kind="reproduction",
+        title="What the papers claim, and what is measured here",
+        lead=lead,
+        sections=[
+            Section("How to read it", [Text(HOW_TO_READ), Text(NOT_REPRODUCED, note=True)]),
+            *_claimed_and_measured(findings),
+            *(Section(f"{paper.authors}", list(_paper(findings, paper.id))) for paper in claims.paper),
+            *([Section("Directions", list(_directions(findings)))] if findings.directions else []),
+            Section("What selecting on the test set costs", list(_cost(findings))),
+            *([Section("The printed tables", list(_audit(findings)))] if findings.audits else []),
+            Section("What is missing", list(_missing(findings))),
+            Section("Runs", [_runs(findings)]),
+            Section(
+                "Again",
+                [Text("The same command goes on with what is missing, and writes this page again."), Code(command)],
+            ),
+        ],
+    )
+
+
+def to_markdown(page: Page) -> str:
+    """A page as Markdown; of a figure the caption stays."""
+    lines = [f"# {page.title}", "", page.lead, ""]
+    for section in page.sections:
+        lines += [f"## {section.title}", ""]
+        for block in section.blocks:
+            lines += [*_markdown(block), ""]
+    return "\n".join(lines)
+
+
+def _claimed_and_measured(findings: Findings) -> Iterator[Section]:
+    dots = []
+    for row in findings.rows.values():
+        if isinstance(row.claim, AccuracyClaim) and row.measured is not None:
+            shortened = any(label.startswith(("scaled", "twin")) for label in row.measured.labels)
+            bounds = (row.claim.claimed[0], row.claim.claimed[-1])
+            name = f"{row.claim.recipe}, {row.claim.split}"
+            dots.append(ClaimDot(name, bounds, row.measured.value, row.measured.interval, not shortened))
+    if dots:
+        caption = (
+            "Claimed and measured accuracies; hollow circles are scaled trainings or twins, which reproduce less than "
+            "their place on the axis suggests. The papers measured on the original pixels."
+        )
+        yield Section("Claimed and measured", [Drawing(draw_claims(dots), caption, wide=True)])
+
+
+def _paper(findings: Findings, paper: str) -> Iterator[Block]:
+    title = next(each.title for each in findings.claims.paper if each.id == paper)
+    yield Text(title)
+    own = [claim for claim in findings.claims.claim if claim.paper == paper]
+    numbers = [claim for claim in own if isinstance(claim, (AccuracyClaim, CurveClaim))]
+    if numbers:
+        yield Table(
+            ["claim", "place", "claimed", "measured", "difference", "outcome", "explained by", "conditions"],
+            [_number_row(findings, claim) for claim in numbers],
+            "Numbers that a training gives.",
+        )
+    others = [claim for claim in own if claim not in numbers]
+    if others:
+        yield Table(
+            ["claim", "place", "claimed", "kind", "outcome"],
+            [[claim.statement, claim.place, _claimed(claim), claim.kind, findings.outcome(claim)] for claim in others],
+            "Directions, tables and sentences.",
+        )
+
+
+def _number_row(findings: Findings, claim: AccuracyClaim | CurveClaim) -> list[Cell]:
+    row = findings.rows.get(claim.id)
+    left: list[Cell] = [f"{claim.statement} ({claim.recipe})", claim.place, _claimed(claim)]
+    if row is None:
+        return [*left, None, None, "not asked for", None, None]
+    measured = row.measured
+    return [
+        *left,
+        None if measured is None else measured.text,
+        _difference(row),
+        row.status,
+        "; ".join(row.explanations) or None,
+        None if measured is None else measured.conditions,
+    ]
+
+
+def _difference(row: RowFinding) -> str | None:
+    if row.difference is None or row.measured is None:
+        return None
+    unit = "points" if row.measured.unit == "%" else row.measured.unit
+    return f"{row.difference:+.2f} {unit} [{'; '.join(row.measured.labels)}]"
+
+
+def _claimed(claim: AnyClaim) -> str | None:
+    if not claim.claimed:
+        return None
+    text = claim.claimed_text if claim.unit != "parameters" else f"{claim.claimed[0]:,.0f} parameters"
+    return text if claim.selection == "none" else f"{text} ({claim.selection})"
+
+
+def _directions(findings: Findings) -> Iterator[Block]:
+    yield Text(DIRECTIONS)
+    found = list(findings.directions.values())
+    drawn = [(each.direction.unit, _forest_row(each)) for each in found if each.difference is not None]
+    if drawn:
+        caption = (
+            "Differences in the claimed sense, 95 % paired intervals over seeds: right of zero the paper is right. "
+            "Open diamonds: the paper's own difference."
+        )
+        yield Drawing(draw_forest(forest_data(drawn)), caption, wide=True)
+    columns = ["question", "A", "B", "A's values", "B's values", "A - B", "claimed", "verdict", "conditions", "note"]
+    yield Table(columns, [_direction_row(each) for each in found], "Each direction with its seeds.")
+
+
+def _forest_row(found: DirectionFinding) -> ForestRow:
+    assert found.difference is not None  # the caller leaves the others out
+    direction, sign = found.direction, found.direction.sign
+    interval = found.difference.interval
+    turned = None if interval is None else tuple(sorted(sign * bound for bound in interval))
+    claimed = None if direction.claimed_difference is None else sign * direction.claimed_difference
+    return ForestRow(
+        direction.question,
+        sign * found.difference.value,
+        None if turned is None else (turned[0], turned[1]),
+        claimed,
+        found.verdict,
+    )
+
+
+def _direction_row(found: DirectionFinding) -> list[Cell]:
+    direction = found.direction
+    label = f"[{'; '.join(found.labels)}]" if found.labels else ""
+    printed = direction.claimed_difference
+    notes = [direction.note] if direction.note else []
+    notes += [f"diverged: {', '.join(found.diverged)}"] if found.diverged else []
+    notes += [f"missing: seeds {', '.join(map(str, found.missing_seeds))}"] if found.missing_seeds else []
+    return [
+        direction.question,
+        f"{direction.a.label} ({direction.a.recipe})",
+        f"{direction.b.label} ({direction.b.recipe})",
+        f"{', '.join(f'{value.a:.2f}' for value in found.values)} {label}" if found.values else None,
+        f"{', '.join(f'{value.b:.2f}' for value in found.values)} {label}" if found.values else None,
+        None if found.difference is None else found.difference.text,
+        direction.claimed_sign + ("" if printed is None else f", {printed:+g} {direction.unit}"),
+        found.verdict,
+        None if found.difference is None else found.difference.conditions,
+        "; ".join(notes) or None,
+    ]
+
+
+def _cost(findings: Findings) -> Iterator[Block]:
+    yield Text(COST)
+    if findings.all_selection_costs is None:
+        yield Text("Missing: no run that selects on the test set is finished.", note=True)
+        return
+    rows: list[list[Cell]] = [[each.recipe, each.cost.text, each.cost.conditions] for each in findings.selection_costs]
+    rows.append(["all of them", findings.all_selection_costs.text, findings.all_selection_costs.data])
+    yield Table(["recipe", "best test epoch minus last epoch", "conditions"], rows)
+
+
+def _audit(findings: Findings) -> Iterator[Block]:
+    yield Text("The papers' layer tables, cell by cell against arithmetic; no training is needed.")
+    yield Table(
+        [
+            "table",
+            "place",
+            "rows",
+            "misprinted cells",
+            "printed total",
+            "sum of the rows",
+            "corrected",
+            "built",
+            "finding",
+        ],
+        [
+            [
+                audit.table,
+                audit.place,
+                audit.rows,
+                audit.misprinted_rows,
+                audit.printed_total,
+                audit.sum_of_rows,
+                audit.corrected_sum,
+                audit.built,
+                audit.finding,
+            ]
+            for audit in findings.audits
+        ],
+        "Printed layer tables.",
+    )
+    named = {audit.table for audit in findings.audits}
+    misprints = [each for each in corrections().misprint if each.table in named]
+    if misprints:
+        yield Table(
+            ["table", "rows", "column", "printed", "correct", "why"],
+            [
+                [each.table, ", ".join(each.rows), each.column, each.printed, each.correct, each.why]
+                for each in misprints
+            ],
+            "Misprints.",
+        )
+    settled = {claim.contradiction for claim in findings.claims.claim if isinstance(claim, AuditClaim)}
+    contradictions = [each for each in corrections().contradiction if each.id in settled]
+    if contradictions:
+        yield Table(
+            ["paper", "place", "sentence", "against it"],
+            [[each.paper, each.place, each.sentence, each.against] for each in contradictions],
+            "Sentences that the paper itself contradicts.",
+        )
+
+
+def _missing(findings: Findings) -> Iterator[Block]:
+    missing = findings.missing
+    if not missing:
+        yield Text("Nothing: every run that was asked for is there.")
+        return
+    estimates = [job.estimate_s for job in missing if job.estimate_s is not None]
+    if len(estimates) == len(missing):
+        yield Text(f"About {duration(sum(estimates))} of training, at the speed of the runs that are there.")
+    yield Table(
+        ["run", "recipe", "seed", "epochs", "time left", "needed for"],
+        [
+            [
+                job.folder,
+                job.recipe,
+                job.seed,
+                f"{job.epochs_done} of {job.epochs}",
+                None if job.estimate_s is None else duration(job.estimate_s),
+                ", ".join(job.uses),
+            ]
+            for job in missing
+        ],
+        "Missing, in the order in which they would be trained.",
+    )
+
+
+def _runs(findings: Findings) -> Block:
+    there = [job for job in findings.jobs if job.state != "missing"]
+    if not there:
+        return Text("Missing: no run has begun.", note=True)
+    return Table(
+        ["run", "recipe", "seed", "state", "epochs", "accuracy", "training time", "used for"],
+        [
+            [
+                job.folder,
+                job.recipe,
+                job.seed,
+                "finished" if job.state == "measured" else job.state,
+                f"{job.epochs_done} of {job.epochs}",
+                job.accuracy,
+                None if job.elapsed_s is None else duration(job.elapsed_s),
+                ", ".join(job.uses),
+            ]
+            for job in there
+        ],
+        "Every run that has begun.",
+    )
+
+
+def _markdown(block: Block) -> list[str]:
+    match block:
+        case Text(text=text, note=note):
+            return [f"> {text}" if note else text]
+        case Facts(pairs=pairs):
+            return [f"- {name}: {value}" for name, value in pairs]
+        case Code(text=text):
+            return ["```", text, "```"]
+        case Drawing(caption=caption):
+            return [f"*Figure (in the HTML page): {caption}*"]
+        case Table():
+            rows = [[_cell(value) for value in row] for row in block.rows]
+            heads = ["| " + " | ".join(block.columns) + " |", "|" + "---|" * len(block.columns)]
+            return [
+                *([block.caption, ""] if block.caption else []),
+                *heads,
+                *("| " + " | ".join(row) + " |" for row in rows),
+            ]
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return (f"{value:.4g}" if isinstance(value, float) else value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,389 @@
+"""What has to run: the recipes of claims and directions, shortened as asked, each once, the most telling first."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from thriftnet import recipe as recipes
+from thriftnet.campaign import is_finished
+from thriftnet.config import ExpectConfig, ModelConfig, RecipeConfig, Section
+from thriftnet.data.batches import steps_per_epoch
+from thriftnet.data.dataset import Source
+from thriftnet.errors import RunFolderError, UserError
+from thriftnet.evaluation.adversarial import AttackConfig
+from thriftnet.ledger.claims import AccuracyClaim, Claims, CurveClaim, Direction, Side, side_recipe
+from thriftnet.models.build import build_on_meta
+from thriftnet.models.summary import summarize
+from thriftnet.run import Run
+from thriftnet.twins import narrow, shorten
+
+TWIN_WIDTH = 0.25
+"""Of the networks that directions are tested on, unless another is asked for."""
+DIVERGED = "diverged.json"
+"""In the folder of a run whose loss became NaN or infinite: it would again, so it is not tried again."""
+
+RowClaim = AccuracyClaim | CurveClaim
+
+
+class Request(Section):
+    """What was asked of one ledger folder; a folder keeps all of its requests."""
+
+    paper: str = "all"
+    rows: bool = True
+    """Whether accuracies and curves are measured."""
+    directions: bool = True
+    """Whether directions are tested."""
+    scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the epochs."""
+    width: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of every width; absent: TWIN_WIDTH for directions, 1 for rows."""
+    train_images: Annotated[int, Field(ge=2)] | None = None
+    """Images that are trained on; absent: all."""
+    seeds: Annotated[int, Field(ge=1)] = 3
+
+
+def checked_request(**values: Any) -> Request:
+    """A request. Raises UserError for a value out of range, or one that asks for nothing."""
+    try:
+        request = Request(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+    if not request.rows and not request.directions:
+        raise UserError("without rows and directions nothing is left to reproduce; leave one of them in")
+    return request
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What planning needs to know of the data."""
+
+    images: int
+    """Of the training split, validation included."""
+    channels: int
+    side: int
+    classes: int
+
+    @classmethod
+    def of(cls, source: Source) -> DataShape:
+        """Reads the training split. Raises DataError where it cannot be read."""
+        images = source.train().images
+        return cls(len(images), images.shape[1], images.shape[2], len(source.class_names))
+
+    def trained_on(self, recipe: RecipeConfig) -> int:
+        """Images that a run of `recipe` trains on."""
+        held_out = recipe.data.validation_images
+        left = self.images - (max(1, round(self.images / 10)) if held_out is None else held_out)
+        return left if recipe.data.train_images is None else min(recipe.data.train_images, left)
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """One recipe as its paper had it, and as it is run."""
+
+    full: RecipeConfig
+    recipe: RecipeConfig
+    width: float
+    images: int
+    """That are trained on."""
+    images_in_full: int
+
+    @property
+    def epochs_share(self) -> float:
+        return self.recipe.training.epochs / self.full.training.epochs
+
+    @property
+    def faithfulness(self) -> tuple[float, float, float]:
+        """Larger is nearer to the paper's own training: width, then images, then epochs."""
+        return self.width, self.images / self.images_in_full, self.epochs_share
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What every number of this recipe must say."""
+        labels = []
+        if self.width < 1:
+            labels.append(f"twin: {self.width:g} of every width")
+        if self.epochs_share < 1:
+            labels.append(f"scaled: {self.recipe.training.epochs} of {self.full.training.epochs} epochs")
+        if self.images < self.images_in_full:
+            labels.append(f"scaled: {self.images:,} of {self.images_in_full:,} images")
+        return tuple(labels)
+
+
+@dataclass(eq=False)
+class Job:
+    """One training, with everything that is wanted of it."""
+
+    recipe: RecipeConfig
+    key: str
+    path: Path
+    order: tuple[int, int, int]
+    """Lowest first."""
+    epoch_work: float
+    """Multiply-accumulates of all forward passes of an epoch."""
+    uses: list[str] = field(default_factory=list)
+    """Ids of claims and directions."""
+    needs_test: bool = False
+    attacks: list[AttackConfig] = field(default_factory=list)
+
+    @property
+    def run(self) -> Run:
+        return Run(self.path)
+
+    @cached_property
+    def diverged(self) -> str | None:
+        """Why it ended without a result, or None."""
+        folder = self.run.folder
+        return str(folder.read_json(DIVERGED)["message"]) if folder.has(DIVERGED) else None
+
+    @property
+    def finished(self) -> bool:
+        return is_finished(self.run)
+
+    @property
+    def epochs_done(self) -> int:
+        folder = self.run.folder
+        return int(folder.read_json("result.json")["epochs"]) if folder.has("result.json") else 0
+
+    @property
+    def remaining_work(self) -> float:
+        return 0.0 if self.diverged else (self.recipe.training.epochs - self.epochs_done) * self.epoch_work
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one claim at one shortening, one a seed."""
+
+    claim: RowClaim
+    shortened: Shortened
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The runs of one direction at one shortening: A and B with the same seeds in the same order."""
+
+    direction: Direction
+    a: Shortened
+    b: Shortened
+    a_jobs: tuple[Job, ...]
+    b_jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was ever asked of a folder; runs that several need are there once."""
+
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+    jobs: tuple[Job, ...]
+    """In the order of training."""
+
+    @property
+    def missing(self) -> list[Job]:
+        """Neither finished nor diverged."""
+        return [job for job in self.jobs if not job.finished and not job.diverged]
+
+    def estimate_s(self, job: Job) -> float | None:
+        """Seconds that are left of `job`, from the speed of the runs nearest to it; None before any epoch is there.
+
+        Nearest: other seeds of it, else the same recipe however shortened, else the median of all.
+        """
+        rates = self._rates
+        for near in (
+            [rate for other, rate in rates if other.key == job.key],
+            [rate for other, rate in rates if other.recipe.name == job.recipe.name],
+            [rate for _, rate in rates],
+        ):
+            if near:
+                return job.remaining_work / statistics.median(near)
+        return None
+
+    @property
+    def _rates(self) -> list[tuple[Job, float]]:
+        """Work in a second of each run that has an epoch."""
+        found = []
+        for job in self.jobs:
+            if job.epochs_done:
+                elapsed_s = float(job.run.result["elapsed_s"])
+                if elapsed_s > 0:
+                    found.append((job, job.epochs_done * job.epoch_work / elapsed_s))
+        return found
+
+    def summary(self) -> list[str]:
+        """A few lines for a person."""
+        missing = self.missing
+        estimates = [self.estimate_s(job) for job in missing]
+        lines = [f"{len(self.jobs)} runs in all: {len(self.jobs) - len(missing)} are there, {len(missing)} are missing"]
+        lines += [
+            f"  {job.path.parent.name}/{job.path.name}: {_time_left(each)}, for {', '.join(job.uses)}"
+            for job, each in zip(missing, estimates, strict=True)
+        ]
+        known = [each for each in estimates if each is not None]
+        if known:
+            lines.append(
+                f"about {duration(sum(known))} of training is missing, at the speed of the runs that are there"
+            )
+        elif missing:
+            lines.append("how long they take is known once one epoch is there")
+        return lines
+
+
+def plan(requests: Sequence[Request], claims: Claims, shape: DataShape, out: Path) -> Plan:
+    """Plan all of `requests`. Raises RecipeError for a recipe or a change that does not fit, UserError for a paper."""
+    planner = _Planner(shape, out)
+    for request in requests:
+        wanted = claims.of_paper(request.paper)
+        if request.directions:
+            planner.directions(wanted, request)
+        if request.rows:
+            planner.rows(wanted, request)
+    return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(planner.sorted_jobs()))
+
+
+def training_key(recipe: RecipeConfig) -> str:
+    """Eight hexadecimal digits over all that training depends on but the seed: not over names and claims."""
+    plain = recipe.model_copy(update={"name": "", "paper": "", "summary": "", "expect": ExpectConfig()} | _UNREDUCED)
+    return recipes.content_hash(recipes.with_changes(plain, {"training": {"seed": 0}}))[:8]
+
+
+_UNREDUCED = {"reduced": ""} if "reduced" in RecipeConfig.model_fields else {}
+
+
+def read_requests(out: Path) -> list[Request]:
+    """What was asked of the folder so far. Raises RunFolderError for a damaged file."""
+    path = out / "requests.json"
+    if not path.is_file():
+        return []
+    try:
+        return [Request.model_validate(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); remove it") from None
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class _Planner:
+    """Collects jobs; one that is wanted again only gets another use."""
+
+    def __init__(self, shape: DataShape, out: Path) -> None:
+        self.shape, self.out = shape, out
+        self.found_rows: list[Row] = []
+        self.found_pairs: list[Pair] = []
+        self._jobs: dict[tuple[str, int], Job] = {}
+
+    def sorted_jobs(self) -> list[Job]:
+        return sorted(self._jobs.values(), key=lambda job: job.order)
+
+    def directions(self, claims: Claims, request: Request) -> None:
+        """Each seed of all directions before the next seed: a verdict needs pairs, not one side complete."""
+        width = TWIN_WIDTH if request.width is None else request.width
+        for place, direction in enumerate(claims.direction):
+            sides = [self._shortened(side_recipe(side), request, width, side) for side in (direction.a, direction.b)]
+            jobs = [
+                tuple(self._job(side, seed, (seed, 0, place), direction.id) for seed in range(request.seeds))
+                for side in sides
+            ]
+            for job in (*jobs[0], *jobs[1]):
+                if direction.attack is not None and direction.attack not in job.attacks:
+                    job.attacks.append(direction.attack)
+            self.found_pairs.append(Pair(direction, sides[0], sides[1], jobs[0], jobs[1]))
+
+    def rows(self, claims: Claims, request: Request) -> None:
+        """The first seed beside that of the directions; further seeds only after these have all of theirs."""
+        place = 0
+        for claim in claims.claim:
+            if not isinstance(claim, RowClaim):
+                continue
+            recipe = recipes.load(claim.recipe)
+            if isinstance(claim, CurveClaim) and claim.protocol == "honest":
+                recipe = recipes.honest(recipe)
+            shortened = self._shortened(recipe, request, request.width or 1.0)
+            jobs = tuple(
+                self._job(shortened, seed, (seed if seed == 0 else request.seeds + seed, 1, place), claim.id)
+                for seed in range(request.seeds)
+            )
+            if isinstance(claim, AccuracyClaim) and claim.split == "test" and recipe.training.selection != "test":
+                for job in jobs:
+                    job.needs_test = True
+            self.found_rows.append(Row(claim, shortened, jobs))
+            place += 1
+
+    def _shortened(self, full: RecipeConfig, request: Request, width: float, side: Side | None = None) -> Shortened:
+        recipe = shorten(full, request.scale) if request.scale < 1 else full
+        recipe = narrow(recipe, width) if width < 1 else recipe
+        in_full = self.shape.trained_on(full)
+        if request.train_images is not None and request.train_images < in_full:
+            recipe = recipes.with_changes(recipe, {"data": {"train_images": request.train_images}})
+        if side is not None and side.half_periods_per_epoch is not None:
+            steps = max(1, round(self._steps(recipe) / side.half_periods_per_epoch))
+            recipe = recipes.with_changes(recipe, {"schedule": {"half_period_steps": steps}})
+        return Shortened(full, recipe, width, self.shape.trained_on(recipe), in_full)
+
+    def _job(self, shortened: Shortened, seed: int, order: tuple[int, int, int], use: str) -> Job:
+        recipe = recipes.with_changes(shortened.recipe, {"training": {"seed": seed}})
+        key = training_key(recipe)
+        job = self._jobs.get((key, seed))
+        if job is None:
+            job = Job(recipe, key, self._folder(recipe, key) / f"seed-{seed}", order, self._epoch_work(recipe))
+            self._jobs[key, seed] = job
+        job.order = min(job.order, order)
+        if use not in job.uses:
+            job.uses.append(use)
+        return job
+
+    def _folder(self, recipe: RecipeConfig, key: str) -> Path:
+        """The same training may have been begun under another recipe's name."""
+        there = sorted((self.out / "runs").glob(f"*-{key}"))
+        return there[0] if there else self.out / "runs" / f"{recipe.name}-{key}"
+
+    def _shown(self, recipe: RecipeConfig) -> int:
+        """Images that an epoch shows."""
+        return self.shape.trained_on(recipe) * (2 if recipe.augment.concatenate_originals else 1)
+
+    def _steps(self, recipe: RecipeConfig) -> int:
+        return steps_per_epoch(self._shown(recipe), recipe.training.batch_size, recipe.training.drop_last)
+
+    def _epoch_work(self, recipe: RecipeConfig) -> float:
+        passes = 1
+        if recipe.perturbation is not None:
+            passes += recipe.perturbation.inner_steps if recipe.perturbation.name == "amp" else 1
+        return float(self._shown(recipe) * passes * _macs(recipe.model, self.shape))
+
+
+@cache
+def _macs(model: ModelConfig, shape: DataShape) -> int:
+    """Multiply-accumulates of one image's forward pass."""
+    network = build_on_meta(model, shape.channels, shape.classes)
+    return summarize(network, (shape.channels, shape.side, shape.side)).macs
+
+
+def _time_left(seconds: float | None) -> str:
+    return "unknown time" if seconds is None else duration(seconds)
+
+
+def rows_by_claim(found: Sequence[Row]) -> Iterator[tuple[RowClaim, list[Row]]]:
+    """Each claim once, with its rows at all shortenings, the most faithful first."""
+    for claim in dict.fromkeys(row.claim.id for row in found):
+        rows = [row for row in found if row.claim.id == claim]
+        yield rows[0].claim, sorted(rows, key=lambda row: row.shortened.faithfulness, reverse=True)
+
+
+def pairs_by_direction(found: Sequence[Pair]) -> Iterator[tuple[Direction, list[Pair]]]:
+    """Each direction once, with its pairs at all shortenings, the most faithful first."""
+    for direction in dict.fromkeys(pair.direction.id for pair in found):
+        pairs = [pair for pair in found if pair.direction.id == direction]
+        yield pairs[0].direction, sorted(pairs, key=lambda pair: pair.a.faithfulness, reverse=True)

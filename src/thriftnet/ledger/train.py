@@ -1,0 +1,190 @@
+"""Training what a plan lacks, within a time budget; every run is resumable, so is the whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from thriftnet import inference
+from thriftnet import runtime as runtimes
+from thriftnet.campaign import is_finished, train_missing
+from thriftnet.config import RuntimeConfig
+from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.prepare import prepare
+from thriftnet.data.splits import stratified_subset
+from thriftnet.errors import DataError, Interrupted, NonFiniteLossError, RunFolderError
+from thriftnet.evaluation.adversarial import AttackConfig, attacked_accuracy
+from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration, training_key
+from thriftnet.run import Run
+from thriftnet.training.progress import Display, SilentDisplay
+
+ATTACKED_IMAGES = 1_000
+"""Of the validation images, each class by its share: PGD takes a dozen passes an image."""
+
+Clock = Callable[[], float]
+
+
+class KeptSource(Source):
+    """A source whose splits are read once: a plan has dozens of runs, and decoding takes longer than some of them."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.format, self.location, self.class_names = source.format, source.location, source.class_names
+        self.has_test, self.notes = source.has_test, source.notes
+
+    def train(self) -> LabelledImages:
+        return self._train
+
+    def test(self) -> LabelledImages:
+        return self._test
+
+    @cached_property
+    def _train(self) -> LabelledImages:
+        return self._source.train()
+
+    @cached_property
+    def _test(self) -> LabelledImages:
+        return self._source.test()
+
+
+class _OutOfTime(Exception):
+    """The time budget is used up; the epoch that ended is saved."""
+
+
+@dataclass
+class _Deadline:
+    """A display that ends a training after the first epoch past the deadline, unless it is the last."""
+
+    inner: Display
+    ends_at: float
+    clock: Clock
+    epochs: int = 0
+
+    def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
+        self.epochs = epochs
+        self.inner.start(lines, epochs, steps_per_epoch, epochs_done)
+
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        self.inner.step(epoch, loss, accuracy, images_per_s)
+
+    def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        self.inner.epoch(row, selected)
+        if row["epoch"] < self.epochs and self.clock() >= self.ends_at:
+            raise _OutOfTime
+
+    def stop(self) -> None:
+        self.inner.stop()
+
+
+def train_plan(
+    plan: Plan,
+    source: Source,
+    *,
+    hours: float | None = None,
+    display: Display | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    clock: Clock = time.monotonic,
+) -> bool:
+    """Train and evaluate what `plan` lacks, in its order; returns whether all of it is there.
+
+    With `hours` it ends after the first epoch past that time. A run whose loss becomes NaN or infinite is marked and
+    not tried again. Raises Interrupted after a signal, and what `campaign.train_missing` raises.
+    """
+    ends_at = float("inf") if hours is None else clock() + hours * 3600
+    deadline = _Deadline(display or SilentDisplay(), ends_at, clock)
+    for place, job in enumerate(plan.jobs, 1):
+        if job.diverged or (job.finished and not _wants_evaluation(job)):
+            continue
+        if clock() >= ends_at:
+            say(_out_of_time(plan))
+            return False
+        estimate_s = plan.estimate_s(job)
+        left = "" if estimate_s is None else f", about {duration(estimate_s)}"
+        say(f"run {place} of {len(plan.jobs)}: {job.path.parent.name}/{job.path.name}{left}")
+        try:
+            run = train_job(job, source, deadline)
+        except _OutOfTime:
+            say(_out_of_time(plan))
+            return False
+        except NonFiniteLossError as error:
+            job.run.folder.write_json(DIVERGED, {"message": str(error)})
+            say(f"{job.path}: {error}")
+            continue
+        except Interrupted as error:
+            missing = len(plan.missing)
+            raise Interrupted(
+                f"interrupted; {len(plan.jobs) - missing} of {len(plan.jobs)} runs are there, and the epochs of this "
+                "one; the same command goes on",
+                error.signal_number,
+            ) from None
+        _evaluate(job, run, source)
+    return True
+
+
+def train_job(job: Job, source: Source, display: Display) -> Run:
+    """The finished run of a job. Raises RunFolderError where the folder holds another training or other data."""
+    run = job.run
+    recipe = job.recipe
+    if run.folder.has("recipe.toml"):
+        if training_key(run.recipe) != job.key or run.recipe.training.seed != recipe.training.seed:
+            raise RunFolderError(f"{run.path} holds a run of another recipe; move it away or choose another --out")
+        if is_finished(run):
+            return run  # wherever it was trained: its data stands beside its number
+        recipe = run.recipe  # the same training, perhaps under another recipe's name
+    return train_missing(recipe, source, job.path, display)
+
+
+def attack_file(attack: AttackConfig) -> str:
+    """Where the run folder keeps the accuracy under `attack`."""
+    return f"adversarial-{attack.slug}.json"
+
+
+def _wants_evaluation(job: Job) -> bool:
+    folder = job.run.folder
+    wanted = ["evaluation-test.json"] if job.needs_test else []
+    return not all(map(folder.has, wanted + [attack_file(attack) for attack in job.attacks]))
+
+
+def _evaluate(job: Job, run: Run, source: Source) -> None:
+    if job.needs_test and not run.folder.has("evaluation-test.json"):
+        inference.measure(run, "test", data=source.location)
+    for attack in job.attacks:
+        if not run.folder.has(attack_file(attack)):
+            run.folder.write_json(attack_file(attack), measure_under_attack(run, source, attack))
+
+
+def measure_under_attack(run: Run, source: Source, attack: AttackConfig) -> dict[str, Any]:
+    """Accuracy of `run` on validation images after `attack`, with what the number depends on.
+
+    Raises DataError for a run without validation images, or where `source` is not what it was trained on.
+    """
+    data = prepare(source, run.recipe.data, run.recipe.training.selection, run.recipe.training.split_seed)
+    if data.validation is None or data.fingerprint != run.data.fingerprint:
+        raise DataError(f"{run.path} has no validation images in {source.location} to attack")
+    count = min(ATTACKED_IMAGES, len(data.validation))
+    images = data.validation.select(stratified_subset(data.validation.labels, count, seed=0))
+    runtime = runtimes.resolve(RuntimeConfig(precision="fp32", kernels="no", threads=run.recipe.runtime.threads))
+    accuracy = attacked_accuracy(
+        runtime.place(run.network()),
+        images.images,
+        images.labels,
+        run.data.mean,
+        run.data.std,
+        attack,
+        device=runtime.device,
+        batch_size=run.recipe.training.evaluation_batch_size,
+    )
+    return {
+        "accuracy": accuracy,
+        "attack": attack.model_dump(mode="json", exclude_none=True),
+        "split": "validation",
+        "images": count,
+        "device": str(runtime.device),
+    }
+
+
+def _out_of_time(plan: Plan) -> str:
+    return f"the time is used up; {len(plan.missing)} of {len(plan.jobs)} runs are missing; the same command goes on"

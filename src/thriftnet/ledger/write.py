@@ -1,0 +1,93 @@
+"""`thriftnet reproduce`: plan, train what is missing, write the ledger."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from thriftnet.data.dataset import Source
+from thriftnet.ledger.claims import Claims
+from thriftnet.ledger.findings import Findings, find
+from thriftnet.ledger.page import ledger_page, to_markdown
+from thriftnet.ledger.plan import DataShape, Plan, Request, plan, read_requests
+from thriftnet.ledger.train import KeptSource, train_plan
+from thriftnet.reporting.page import write_page
+from thriftnet.storage import storage_error, write_atomic
+from thriftnet.training.progress import Display
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What `reproduce` leaves behind."""
+
+    path: Path
+    """The HTML page; ledger.md and ledger.json lie beside it."""
+    plan: Plan
+    findings: Findings
+    complete: bool
+    """Whether every run that was asked for is there, or has diverged."""
+
+
+def reproduce(
+    request: Request,
+    claims: Claims,
+    source: Source,
+    out: Path,
+    *,
+    hours: float | None = None,
+    write_only: bool = False,
+    display: Display | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Ledger:
+    """Train what `request` and the folder's earlier requests lack, and write the ledger of all of them into `out`.
+
+    With `write_only` nothing is trained or evaluated. Raises Interrupted after a signal (the same call goes on),
+    RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper.
+    """
+    claims.of_paper(request.paper)  # an unknown paper is told before the data is read
+    requests = list(dict.fromkeys([*read_requests(out), request]))
+    kept = KeptSource(source)
+    planned = plan(requests, claims, DataShape.of(kept), out)
+    _remember(requests, out)
+    if not write_only:
+        train_plan(planned, kept, hours=hours, display=display, say=say)
+    asked = claims if any(each.paper == "all" for each in requests) else _of_papers(claims, requests)
+    findings = find(planned, asked)
+    page = ledger_page(findings, command_of(request, source, out))
+    write_page(page, out / "ledger.html")
+    write_atomic(out / "ledger.md", to_markdown(page))
+    write_atomic(out / "ledger.json", json.dumps(findings.as_dict(), indent=2, allow_nan=False) + "\n")
+    return Ledger(out / "ledger.html", planned, findings, complete=not planned.missing)
+
+
+def command_of(request: Request, source: Source, out: Path) -> str:
+    """The command that gives `request` again."""
+    words = ["thriftnet", "reproduce", request.paper, "--data", Path(source.location).name, "--out", out.name]
+    words += ["--scale", f"{request.scale:g}"] if request.scale < 1 else []
+    words += ["--width", f"{request.width:g}"] if request.width is not None else []
+    words += ["--train-images", str(request.train_images)] if request.train_images is not None else []
+    words += ["--seeds", str(request.seeds)]
+    words += [] if request.directions else ["--no-directions"]
+    words += [] if request.rows else ["--no-rows"]
+    return shlex.join(words)
+
+
+def _of_papers(claims: Claims, requests: list[Request]) -> Claims:
+    papers = {each.paper for each in requests}
+    return Claims(
+        paper=tuple(each for each in claims.paper if each.id in papers),
+        claim=tuple(each for each in claims.claim if each.paper in papers),
+        direction=tuple(each for each in claims.direction if each.paper in papers),
+    )
+
+
+def _remember(requests: list[Request], out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(out, error, "nothing was trained") from None
+    stored = [each.model_dump(mode="json") for each in requests]
+    write_atomic(out / "requests.json", json.dumps(stored, indent=2) + "\n")
