@@ -43,7 +43,7 @@ class Measured:
     value: float
     unit: str
     interval: tuple[float, float] | None
-    """95 % over seeds; None for one seed."""
+    """95 % over seeds, or over runs where recipes are pooled; None for one."""
     seeds: tuple[int, ...]
     split: str
     selection: str
@@ -61,7 +61,7 @@ class Measured:
         """The number with its interval and its labels."""
         spread = ""
         if self.interval is not None:
-            spread = f" ({self.interval[0]:.2f} to {self.interval[1]:.2f}, {len(self.seeds)} seeds)"
+            spread = f" ({self.interval[0]:.2f} to {self.interval[1]:.2f})"
         return f"{self.value:.2f} {self.unit}{spread} [{'; '.join(self.labels)}]"
 
     @property
@@ -107,7 +107,8 @@ class DirectionFinding:
     values: tuple[PairValue, ...]
     difference: Measured | None
     verdict: Verdict | Literal["missing"]
-    labels: tuple[str, ...]
+    a_labels: tuple[str, ...]
+    b_labels: tuple[str, ...]
     missing_seeds: tuple[int, ...]
     diverged: tuple[str, ...]
     """`B, seed 1`."""
@@ -137,6 +138,8 @@ class JobState:
     estimate_s: float | None
     """Left, where known."""
     uses: tuple[str, ...]
+    asked: bool
+    """For the last request, so that it is missing while it is not finished."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class Findings:
 
     @property
     def missing(self) -> list[JobState]:
-        return [job for job in self.jobs if job.state in ("missing", "started")]
+        return [job for job in self.jobs if job.asked and job.state in ("missing", "started")]
 
     def outcome(self, claim: AnyClaim) -> str:
         """One phrase a claim, for the page and for the count at its head."""
@@ -196,7 +199,8 @@ class Findings:
                     "values": [asdict(value) for value in found.values],
                     "difference": _measured_dict(found.difference),
                     "verdict": found.verdict,
-                    "labels": list(found.labels),
+                    "a_labels": list(found.a_labels),
+                    "b_labels": list(found.b_labels),
                     "missing_seeds": list(found.missing_seeds),
                     "diverged": list(found.diverged),
                 }
@@ -216,6 +220,7 @@ def find(plan: Plan, claims: Claims) -> Findings:
     rows = {claim.id: _row_finding(rows) for claim, rows in rows_by_claim(plan.rows)}
     directions = {direction.id: _direction_finding(pairs) for direction, pairs in pairs_by_direction(plan.pairs)}
     costs, every_cost = _selection_costs(plan)
+    estimates = plan.estimates_s()
     named = [claim.table for claim in claims.claim if isinstance(claim, AuditClaim) and claim.table is not None]
     return Findings(
         claims=claims,
@@ -224,7 +229,7 @@ def find(plan: Plan, claims: Claims) -> Findings:
         selection_costs=costs,
         all_selection_costs=every_cost,
         audits=tuple(audit_table(name) for name in dict.fromkeys(named)),
-        jobs=tuple(_job_state(plan, job) for job in plan.jobs),
+        jobs=tuple(_job_state(plan, job, estimates.get(job)) for job in plan.jobs),
     )
 
 
@@ -406,7 +411,9 @@ def _direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
     selection = "validation-selected" if direction.measure == "accuracy" else "every epoch"
     difference = _measured(best.a, both, direction.unit, split, selection, labels)
     decided = verdict([value.difference for value in values], direction.sign) if values else "missing"
-    return DirectionFinding(direction, values, difference, decided, labels, tuple(waiting), diverged)
+    return DirectionFinding(
+        direction, values, difference, decided, best.a.labels, best.b.labels, tuple(waiting), diverged
+    )
 
 
 def _pair_values(pair: Pair) -> tuple[PairValue, ...]:
@@ -538,16 +545,14 @@ def _measured(
     )
 
 
-def _job_state(plan: Plan, job: Job) -> JobState:
+def _job_state(plan: Plan, job: Job, estimate_s: float | None) -> JobState:
     recipe = job.recipe
     state: RowState = "diverged" if job.diverged else "measured" if job.finished else "missing"
-    accuracy, elapsed_s, estimate_s = "–", None, None
+    accuracy, elapsed_s = "–", None
     if job.epochs_done:
         elapsed_s = float(job.run.result["elapsed_s"])
         state = "started" if state == "missing" else state
         accuracy = _run_accuracy(plan, job)
-    if state in ("missing", "started"):
-        estimate_s = plan.estimate_s(job)
     return JobState(
         folder=f"{job.path.parent.name}/{job.path.name}",
         recipe=recipe.name,
@@ -559,6 +564,7 @@ def _job_state(plan: Plan, job: Job) -> JobState:
         elapsed_s=elapsed_s,
         estimate_s=estimate_s,
         uses=tuple(job.uses),
+        asked=job in plan.asked,
     )
 
 

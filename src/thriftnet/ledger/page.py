@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from thriftnet.ledger.audit import corrections
 from thriftnet.ledger.claims import AccuracyClaim, AnyClaim, AuditClaim, CurveClaim
@@ -16,8 +16,8 @@ HOW_TO_READ = (
     "Claimed is what a paper prints, with how it chose the number; measured is what runs here showed. They are never "
     "mixed: a measured number carries its data, split, selection, seeds, epochs, time and device, and in square "
     "brackets what was changed. 'scaled' means fewer epochs or images than the paper's, 'twin' a network of narrower "
-    "layers, 'test-selected' that the test set chose the epoch, as some of the papers did. An interval is the 95 % interval of "
-    "the mean over seeds; one seed has none."
+    "layers, 'test-selected' that the test set chose the epoch, as some of the papers did. An interval is the 95 % "
+    "interval of the mean over seeds; one seed has none."
 )
 NOT_REPRODUCED = (
     f"A row below {REPRODUCED_FROM:.0%} of the paper's epochs or images, or of a twin, reproduces nothing and says so. "
@@ -173,7 +173,6 @@ def _forest_row(found: DirectionFinding) -> ForestRow:
 
 def _direction_row(found: DirectionFinding) -> list[Cell]:
     direction = found.direction
-    label = f"[{'; '.join(found.labels)}]" if found.labels else ""
     printed = direction.claimed_difference
     notes = [direction.note] if direction.note else []
     notes += [f"diverged: {', '.join(found.diverged)}"] if found.diverged else []
@@ -182,14 +181,20 @@ def _direction_row(found: DirectionFinding) -> list[Cell]:
         direction.question,
         f"{direction.a.label} ({direction.a.recipe})",
         f"{direction.b.label} ({direction.b.recipe})",
-        f"{', '.join(f'{value.a:.2f}' for value in found.values)} {label}" if found.values else None,
-        f"{', '.join(f'{value.b:.2f}' for value in found.values)} {label}" if found.values else None,
+        _side_values([value.a for value in found.values], found.a_labels),
+        _side_values([value.b for value in found.values], found.b_labels),
         None if found.difference is None else found.difference.text,
         direction.claimed_sign + ("" if printed is None else f", {printed:+g} {direction.unit}"),
         found.verdict,
         None if found.difference is None else found.difference.conditions,
         "; ".join(notes) or None,
     ]
+
+
+def _side_values(values: Sequence[float], labels: Sequence[str]) -> str | None:
+    if not values:
+        return None
+    return ", ".join(f"{value:.2f}" for value in values) + (f" [{'; '.join(labels)}]" if labels else "")
 
 
 def _cost(findings: Findings) -> Iterator[Block]:

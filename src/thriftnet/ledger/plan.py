@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,11 +138,15 @@ class Job:
     def run(self) -> Run:
         return Run(self.path)
 
-    @cached_property
+    @property
     def diverged(self) -> str | None:
         """Why it ended without a result, or None."""
         folder = self.run.folder
         return str(folder.read_json(DIVERGED)["message"]) if folder.has(DIVERGED) else None
+
+    @property
+    def begun(self) -> bool:
+        return self.run.folder.has("recipe.toml")
 
     @property
     def finished(self) -> bool:
@@ -155,7 +159,7 @@ class Job:
 
     @property
     def remaining_work(self) -> float:
-        return 0.0 if self.diverged else (self.recipe.training.epochs - self.epochs_done) * self.epoch_work
+        return (self.recipe.training.epochs - self.epochs_done) * self.epoch_work
 
 
 @dataclass(frozen=True)
@@ -180,34 +184,37 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was ever asked of a folder; runs that several need are there once."""
+    """The runs of one or several requests; a run that several need is there once."""
 
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
     jobs: tuple[Job, ...]
     """In the order of training."""
+    asked: frozenset[Job]
+    """Those of the last request; the others have begun for an earlier one."""
 
     @property
     def missing(self) -> list[Job]:
-        """Neither finished nor diverged."""
-        return [job for job in self.jobs if not job.finished and not job.diverged]
+        """Asked for, neither finished nor diverged."""
+        return [job for job in self.jobs if job in self.asked and not job.finished and not job.diverged]
 
-    def estimate_s(self, job: Job) -> float | None:
-        """Seconds that are left of `job`, from the speed of the runs nearest to it; None before any epoch is there.
+    def estimates_s(self) -> dict[Job, float | None]:
+        """Seconds that are left of each missing run, from the speed of the runs nearest to it; None before any epoch.
 
         Nearest: other seeds of it, else the same recipe however shortened, else the median of all.
         """
-        rates = self._rates
-        for near in (
-            [rate for other, rate in rates if other.key == job.key],
-            [rate for other, rate in rates if other.recipe.name == job.recipe.name],
-            [rate for _, rate in rates],
-        ):
-            if near:
-                return job.remaining_work / statistics.median(near)
-        return None
+        rates = self._rates()
+        estimates: dict[Job, float | None] = {}
+        for job in self.missing:
+            nearest = (
+                [rate for other, rate in rates if other.key == job.key],
+                [rate for other, rate in rates if other.recipe.name == job.recipe.name],
+                [rate for _, rate in rates],
+            )
+            near = next(filter(None, nearest), None)
+            estimates[job] = None if near is None else job.remaining_work / statistics.median(near)
+        return estimates
 
-    @property
     def _rates(self) -> list[tuple[Job, float]]:
         """Work in a second of each run that has an epoch."""
         found = []
@@ -220,33 +227,38 @@ class Plan:
 
     def summary(self) -> list[str]:
         """A few lines for a person."""
-        missing = self.missing
-        estimates = [self.estimate_s(job) for job in missing]
-        lines = [f"{len(self.jobs)} runs in all: {len(self.jobs) - len(missing)} are there, {len(missing)} are missing"]
+        estimates = self.estimates_s()
+        there = len(self.asked) - len(estimates)
+        lines = [f"{len(self.asked)} runs in all: {there} are there, {len(estimates)} are missing"]
         lines += [
-            f"  {job.path.parent.name}/{job.path.name}: {_time_left(each)}, for {', '.join(job.uses)}"
-            for job, each in zip(missing, estimates, strict=True)
+            f"  {job.path.parent.name}/{job.path.name}: "
+            f"{'unknown time' if left is None else duration(left)}, for {', '.join(job.uses)}"
+            for job, left in estimates.items()
         ]
-        known = [each for each in estimates if each is not None]
+        known = [left for left in estimates.values() if left is not None]
         if known:
-            lines.append(
-                f"about {duration(sum(known))} of training is missing, at the speed of the runs that are there"
-            )
-        elif missing:
+            lines.append(f"about {duration(sum(known))} of training is missing, at the speed of the runs there")
+        elif estimates:
             lines.append("how long they take is known once one epoch is there")
         return lines
 
 
-def plan(requests: Sequence[Request], claims: Claims, shape: DataShape, out: Path) -> Plan:
-    """Plan all of `requests`. Raises RecipeError for a recipe or a change that does not fit, UserError for a paper."""
+def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier: Sequence[Request] = ()) -> Plan:
+    """Plan `request`; of `earlier` ones only the runs that have begun, since nobody asks for the others any more.
+
+    Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown paper.
+    """
     planner = _Planner(shape, out)
-    for request in requests:
-        wanted = claims.of_paper(request.paper)
-        if request.directions:
-            planner.directions(wanted, request)
-        if request.rows:
-            planner.rows(wanted, request)
-    return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(planner.sorted_jobs()))
+    for each in (request, *earlier):
+        wanted = claims.of_paper(each.paper)
+        if each.directions:
+            planner.directions(wanted, each)
+        if each.rows:
+            planner.rows(wanted, each)
+        if each is request:
+            asked = set(planner.sorted_jobs())
+    jobs = [job for job in planner.sorted_jobs() if job in asked or job.begun]
+    return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(jobs), frozenset(asked))
 
 
 def training_key(recipe: RecipeConfig) -> str:
@@ -369,10 +381,6 @@ def _macs(model: ModelConfig, shape: DataShape) -> int:
     """Multiply-accumulates of one image's forward pass."""
     network = build_on_meta(model, shape.channels, shape.classes)
     return summarize(network, (shape.channels, shape.side, shape.side)).macs
-
-
-def _time_left(seconds: float | None) -> str:
-    return "unknown time" if seconds is None else duration(seconds)
 
 
 def rows_by_claim(found: Sequence[Row]) -> Iterator[tuple[RowClaim, list[Row]]]:

@@ -95,15 +95,16 @@ def train_plan(
     """
     ends_at = float("inf") if hours is None else clock() + hours * 3600
     deadline = _Deadline(display or SilentDisplay(), ends_at, clock)
-    for place, job in enumerate(plan.jobs, 1):
+    wanted = [job for job in plan.jobs if job in plan.asked]
+    for place, job in enumerate(wanted, 1):
         if job.diverged or (job.finished and not _wants_evaluation(job)):
             continue
         if clock() >= ends_at:
             say(_out_of_time(plan))
             return False
-        estimate_s = plan.estimate_s(job)
+        estimate_s = plan.estimates_s().get(job)
         left = "" if estimate_s is None else f", about {duration(estimate_s)}"
-        say(f"run {place} of {len(plan.jobs)}: {job.path.parent.name}/{job.path.name}{left}")
+        say(f"run {place} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{left}")
         try:
             run = train_job(job, source, deadline)
         except _OutOfTime:
@@ -114,9 +115,9 @@ def train_plan(
             say(f"{job.path}: {error}")
             continue
         except Interrupted as error:
-            missing = len(plan.missing)
+            there = len(wanted) - len(plan.missing)
             raise Interrupted(
-                f"interrupted; {len(plan.jobs) - missing} of {len(plan.jobs)} runs are there, and the epochs of this "
+                f"interrupted; {there} of {len(wanted)} runs are there, and the epochs of this "
                 "one; the same command goes on",
                 error.signal_number,
             ) from None
@@ -187,4 +188,4 @@ def measure_under_attack(run: Run, source: Source, attack: AttackConfig) -> dict
 
 
 def _out_of_time(plan: Plan) -> str:
-    return f"the time is used up; {len(plan.missing)} of {len(plan.jobs)} runs are missing; the same command goes on"
+    return f"the time is used up; {len(plan.missing)} of {len(plan.asked)} runs are missing; the same command goes on"

@@ -42,15 +42,16 @@ def reproduce(
     display: Display | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ledger:
-    """Train what `request` and the folder's earlier requests lack, and write the ledger of all of them into `out`.
+    """Train what `request` lacks, and write the ledger of it and of the folder's earlier requests into `out`.
 
     With `write_only` nothing is trained or evaluated. Raises Interrupted after a signal (the same call goes on),
     RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper.
     """
     claims.of_paper(request.paper)  # an unknown paper is told before the data is read
-    requests = list(dict.fromkeys([*read_requests(out), request]))
+    earlier = [each for each in read_requests(out) if each != request]
+    requests = [*earlier, request]
     kept = KeptSource(source)
-    planned = plan(requests, claims, DataShape.of(kept), out)
+    planned = plan(request, claims, DataShape.of(kept), out, earlier)
     _remember(requests, out)
     if not write_only:
         train_plan(planned, kept, hours=hours, display=display, say=say)

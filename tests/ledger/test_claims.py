@@ -1,0 +1,156 @@
+"""The packaged claims hold together, and a file that does not is refused with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.ledger.conftest import CLAIMS
+from thriftnet import recipe as recipes
+from thriftnet.errors import RecipeError, UserError
+from thriftnet.ledger.audit import LAYER_TABLES, corrections, read_rows
+from thriftnet.ledger.claims import AccuracyClaim, AuditClaim, CurveClaim, Direction, load_claims, side_recipe
+from thriftnet.models.build import check_recipe_network
+
+PACKAGED = load_claims()
+ACCURACIES = {claim.id: claim for claim in PACKAGED.claim if isinstance(claim, AccuracyClaim)}
+DIRECTIONS = {direction.id: direction for direction in PACKAGED.direction}
+
+
+def test_every_printed_accuracy_of_liu_is_claimed() -> None:
+    printed = {int(row["Model"]): float(row["Acc(%)"]) for row in read_rows("liu-trials")}
+    claimed = {number: ACCURACIES[f"liu-trial-{number}-accuracy"].claimed for number in range(9)}
+    assert claimed == {number: (accuracy,) for number, accuracy in printed.items()}
+
+
+def test_every_printed_accuracy_of_xu_is_claimed() -> None:
+    rows = {row["Model ->"]: row for row in read_rows("xu-comparison")}
+    for column, recipe in (("ResNet18", "xu-resnet18"), ("ResNetLarge", "xu-resnetlarge")):
+        for row, claim in (("Final Test Accuracy", "accuracy"), ("Final Train Accuracy", "train")):
+            printed = float(rows[row][column].removesuffix("%"))
+            assert ACCURACIES[f"{recipe}-{claim}"].claimed == (printed,)
+
+
+def test_every_claimed_accuracy_of_a_paper_recipe_is_in_the_ledger() -> None:
+    """A recipe's `expect` and the ledger claim the same."""
+    for name in recipes.names():
+        expected = recipes.load(name).expect.claimed_test_accuracy
+        own = [claim for claim in ACCURACIES.values() if claim.recipe == name and claim.split != "train"]
+        for claim in own:
+            assert expected is None or claim.claimed[-1] == expected, name
+
+
+def test_every_printed_table_and_contradiction_is_claimed() -> None:
+    audits = [claim for claim in PACKAGED.claim if isinstance(claim, AuditClaim)]
+    assert {claim.table for claim in audits} - {None} == set(LAYER_TABLES)
+    assert {claim.contradiction for claim in audits} - {None} == {each.id for each in corrections().contradiction}
+
+
+@pytest.mark.parametrize("claim", [each for each in PACKAGED.claim if isinstance(each, AccuracyClaim | CurveClaim)])
+def test_rows_run_what_their_paper_ran(claim: AccuracyClaim | CurveClaim) -> None:
+    recipe = recipes.load(claim.recipe)
+    authors = {paper.id: paper.authors for paper in PACKAGED.paper}
+    assert recipe.paper == authors[claim.paper]
+    if claim.selection == "test-selected":
+        assert recipe.training.selection == "test"
+
+
+@pytest.mark.parametrize("direction", PACKAGED.direction, ids=lambda direction: direction.id)
+def test_sides_of_a_direction_are_networks_within_budget_and_sealed(direction: Direction) -> None:
+    for side in (direction.a, direction.b):
+        recipe = side_recipe(side)
+        check_recipe_network(recipe)
+        assert recipe.training.selection == "validation"
+        assert recipe.expect.parameters is None
+
+
+def differing(name: str) -> list[str]:
+    direction = DIRECTIONS[name]
+    found = recipes.differences(side_recipe(direction.a), side_recipe(direction.b))
+    return [key for key, _, _ in found if key not in ("paper", "summary")]
+
+
+def test_directions_change_what_they_say_and_nothing_else() -> None:
+    assert differing("liu-kernel") == ["model.stem.kernel"]
+    assert differing("liu-rate-high") == ["optimizer.lr"]
+    assert differing("liu-batch-256") == ["training.batch_size", "training.evaluation_batch_size"]
+    assert differing("li-gelu-relu-adam") == ["model.activation"]
+    assert {key.split(".")[0] for key in differing("tirumalasetty-amp-equal-epochs")} == {"perturbation"}
+    assert "training.epochs" in differing("tirumalasetty-amp-equal-time")
+    assert {key.split(".")[0] for key in differing("ramavath-one-cycle-constant")} == {"schedule"}
+    cutout = DIRECTIONS["li-cutout"]
+    operations = [[op.op for op in side_recipe(side).augment.ops] for side in (cutout.a, cutout.b)]
+    assert [op for op in operations[0] if op != "cutout"] == operations[1] != operations[0]
+    plain = side_recipe(DIRECTIONS["xu-augmentation"].b)
+    assert plain.augment.ops == ()
+    assert not plain.augment.concatenate_originals
+
+
+def test_directions_that_are_asked_for_are_there() -> None:
+    """Each comparison that a paper draws a conclusion from."""
+    for part in (
+        "gelu",
+        "adam",
+        "rate",
+        "batch",
+        "kernel",
+        "stages",
+        "blocks",
+        "augmentation",
+        "cutout",
+        "cycle",
+        "amp",
+    ):
+        assert any(part in name for name in DIRECTIONS), part
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "claims.toml"
+    path.write_text(text.format(selected="a", last="b"), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('id = "two"', 'id = "three"', "claim two-final: paper = 'two' is not listed"),
+        ('directions = ["one-rate", ', "directions = [", "direction 'one-rate' is named by no claim"),
+        ('"one-robust"]', '"one-robust", "other"]', "direction 'other' is not defined"),
+        ('table = "li-resnet"', 'table = "li-resnets"', "did you mean 'li-resnet'"),
+        ('contradiction = "ramavath-optimizer"', 'contradiction = "x"', "contradiction = 'x' is not listed"),
+        ('id = "one-table"', 'id = "one-best"', "claim id 'one-best' is given twice"),
+        ("claimed = [89.0, 90.0]", "claimed = [90.0, 89.0]", "must rise"),
+        ('unit = "%"\nkind = "accuracy"\nrecipe = "{last}"', 'kind = "accuracy"\nrecipe = "{last}"', "go together"),
+        ("at_epoch = 1", "", "needs at_epoch"),
+        ("claimed_difference = 5.0", "claimed_difference = -5.0", "contradicts 'higher'"),
+        ("from_share = 0.5", "threshold = 50.0", "threshold belongs to quantity = 'epochs_to_accuracy'"),
+        ("from_share = 0.5", "", "needs from_share"),
+        ('kind = "elsewhere"', 'kind = "rumour"', "rumour"),
+    ],
+)
+def test_what_does_not_hold_together_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    assert old in CLAIMS
+    with pytest.raises(RecipeError, match=complaint):
+        load_claims(write(tmp_path, CLAIMS.replace(old, new)))
+
+
+def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_claims(tmp_path / "absent.toml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_claims(write(tmp_path, "[[paper"))
+
+
+def test_one_paper_keeps_its_own_claims() -> None:
+    li = PACKAGED.of_paper("li")
+    assert {claim.paper for claim in li.claim} == {"li"}
+    assert {direction.paper for direction in li.direction} == {"li"}
+    with pytest.raises(UserError, match="no paper 'ramavat' - did you mean 'ramavath'"):
+        PACKAGED.of_paper("ramavat")
+
+
+def test_an_operation_that_is_not_there_cannot_be_taken_out() -> None:
+    side = DIRECTIONS["li-cutout"].b.model_copy(update={"without": ("trivial_augment",)})
+    with pytest.raises(RecipeError, match="no operation 'trivial_augment'"):
+        side_recipe(side)
