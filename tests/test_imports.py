@@ -12,6 +12,7 @@ ORDER = [
     "errors",
     "config",
     "recipe",
+    "twins",
     "storage",
     "kernels",
     "runtime",
