@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thriftnet import inference
+from thriftnet import inference, twins
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo, describe
@@ -37,11 +37,17 @@ Protocol = Literal["paper", "honest"]
 
 
 def load_recipe(
-    recipe: str | RecipeConfig, overrides: Sequence[str] = (), protocol: Protocol = "paper"
+    recipe: str | RecipeConfig,
+    overrides: Sequence[str] = (),
+    protocol: Protocol = "paper",
+    *,
+    scale: float = 1.0,
+    width: float = 1.0,
 ) -> RecipeConfig:
     """A recipe by name, file or value, with `section.key=value` overrides, under the paper's or the honest protocol.
 
-    Raises RecipeError for an unknown name, key, type or combination.
+    `scale` shortens its epochs and `width` narrows its network (`twins`). Raises RecipeError for an unknown name, key,
+    type or combination.
     """
     if isinstance(recipe, str):
         resolved = recipes.load(recipe, overrides)
@@ -49,6 +55,7 @@ def load_recipe(
         raise UserError("overrides apply to a recipe given by name or file; change the RecipeConfig itself instead")
     else:
         resolved = recipe
+    resolved = twins.narrow(twins.shorten(resolved, scale), width)
     return recipes.honest(resolved) if protocol == "honest" else resolved
 
 
@@ -68,9 +75,10 @@ def summary(
     num_classes: int = 10,
     in_channels: int = 3,
     image_side: int = 32,
+    width: float = 1.0,
 ) -> Summary:
     """The layer table of a recipe's network. Raises BudgetError for one over its budget."""
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, width=width)
     network = build_on_meta(resolved.model, in_channels, num_classes)
     check_budget(trainable_parameters(network), resolved.model, resolved.name)
     return summarize(network, (in_channels, image_side, image_side))
@@ -109,17 +117,21 @@ def train(
     budget: int | None = None,
     overrides: Sequence[str] = (),
     protocol: Protocol = "paper",
+    scale: float = 1.0,
+    width: float = 1.0,
     display: Display | None = None,
 ) -> Run:
     """Train a recipe on a data set into a new run folder and return the run.
 
     `data` is what `--data` takes; None means THRIFTNET_DATA, else the bundled digits. `out` is the run folder itself,
-    by default a new one under `runs/`. In each of several processes that torchrun started, the same call trains one
-    run together, which the main process writes. Raises what `training.loop.fit` raises.
+    by default a new one under `runs/`. `scale` and `width` make a smaller recipe of it, labelled so (`twins`). In each
+    of several processes that torchrun started, the same call trains one run together, which the main process writes.
+    Raises what `training.loop.fit` raises.
     """
     with joined() as processes:
         with processes.together():
-            resolved = _changed(load_recipe(recipe, overrides, protocol), epochs, seed, budget)
+            resolved = load_recipe(recipe, overrides, protocol, scale=scale, width=width)
+            resolved = _changed(resolved, epochs, seed, budget)
             check_recipe_network(resolved)  # before the data is looked for: a network over budget costs no download
         source = processes.one_first_on_each_machine(lambda: open_source(data, resolved.data.image_side))
         path = processes.from_main(lambda: Path(out) if out is not None else _new_run_path(resolved))

@@ -47,6 +47,10 @@ AveragingOption = Annotated[
     Literal["none", "flip", "flip_shift"],
     typer.Option(help="Average over the image and its mirror image; flip_shift: each also shifted by one pixel."),
 ]
+ScaleOption = Annotated[float, typer.Option(help="Train this share of the recipe's epochs; every number says so.")]
+WidthOption = Annotated[
+    float, typer.Option(help="Build this share of every width (a reduced twin of the network); every number says so.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -66,6 +70,8 @@ def train(
         Literal["paper", "honest"],
         typer.Option(help="honest: a tenth held out for validation, the test split sealed, whatever the paper did."),
     ] = "paper",
+    scale: ScaleOption = 1.0,
+    width: WidthOption = 1.0,
 ) -> None:
     """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
     from thriftnet import api
@@ -83,6 +89,8 @@ def train(
                     ("--budget", budget),
                     ("--set", overrides),
                     ("--protocol", protocol if protocol != "paper" else None),
+                    ("--scale", scale if scale != 1 else None),
+                    ("--width", width if width != 1 else None),
                 )
                 if value is not None
             ]
@@ -103,6 +111,8 @@ def train(
                 budget=budget,
                 overrides=overrides or (),
                 protocol=protocol,
+                scale=scale,
+                width=width,
             )
         if processes.main:
             typer.echo(run.summary())
@@ -212,12 +222,15 @@ def summary(
     classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
     channels: Annotated[Literal["1", "3"], typer.Option(help="Input channels.")] = "3",
     side: Annotated[int, typer.Option(help="Image side in pixels.", min=16, max=256)] = 32,
+    width: WidthOption = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Print the layer table, the parameters and the multiply-accumulates of a recipe's network."""
     from thriftnet import api
 
-    table = api.summary(recipe, overrides or (), num_classes=classes, in_channels=int(channels), image_side=side)
+    table = api.summary(
+        recipe, overrides or (), num_classes=classes, in_channels=int(channels), image_side=side, width=width
+    )
     typer.echo(json.dumps(table.as_dict(), indent=2) if as_json else table.table())
 
 

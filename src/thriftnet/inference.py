@@ -67,6 +67,8 @@ class Measurement:
         measured = self.evaluation
         low, high = measured.accuracy_interval
         label = " (test-selected)" if self.split == "test" and self.context["selection"] == "test-selected" else ""
+        if self.context["reduced"]:
+            label += f" (reduced: {self.context['reduced']})"
         lines = [
             f"{self.split} accuracy{label} {measured.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, "
             f"{measured.count:,} images{_VIEWS[self.tta]}; one seed)",
@@ -135,6 +137,7 @@ def measure(
     context = {
         "split": split,
         "recipe": run.recipe.name,
+        "reduced": run.recipe.reduced,
         "data": {"location": source.location, "format": source.format},
         "selection": result["selection"],
         "weights": weights,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def validate(tables: dict[str, Any], name: str) -> RecipeConfig:
         raise RecipeError(f"recipe {name}: {_explain(error)}") from None
 
 
-def with_changes(recipe: RecipeConfig, changes: dict[str, dict[str, Any]]) -> RecipeConfig:
+def with_changes(recipe: RecipeConfig, changes: Mapping[str, Any]) -> RecipeConfig:
     """`recipe` with single fields replaced and all checks run again: {"training": {"epochs": 3}}."""
     return validate(_merge(recipe.model_dump(exclude_unset=True), changes), recipe.name)
 
@@ -155,7 +155,7 @@ def _parse(text: str, name: str) -> dict[str, Any]:
         raise RecipeError(f"recipe {name} is not valid TOML: {error}") from None
 
 
-def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     """Tables merge key by key; every other value of the child replaces the parent's, and `none` takes it away."""
     merged = dict(parent)
     for key, value in child.items():

@@ -80,7 +80,8 @@ class Run:
     def summary(self) -> str:
         """One line: what was selected how, and its accuracy with the label it must carry."""
         result = self.result
-        text = f"{result['status']} after epoch {result['epochs']}; kept epoch {result['selected_epoch']}"
+        reduced = f" (reduced: {self.recipe.reduced})" if self.recipe.reduced else ""
+        text = f"{result['status']} after epoch {result['epochs']}{reduced}; kept epoch {result['selected_epoch']}"
         for split, label in (("validation", "validation accuracy"), ("test", "test accuracy (test-selected)")):
             accuracy = result["selected"][f"{split}_accuracy"]
             if accuracy is not None:

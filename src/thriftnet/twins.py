@@ -1,20 +1,54 @@
-"""Shorter and narrower forms of a recipe, for machines that the recipe itself would keep busy for days."""
+"""Shorter and narrower forms of a recipe, for machines that the recipe itself would keep busy for days.
+
+Both are labelled: what was changed stands in the recipe's `reduced`, and so beside every number of its runs.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
+from thriftnet.errors import UserError
 
 
 def shorten(recipe: RecipeConfig, scale: float) -> RecipeConfig:
-    """`recipe` with `scale` times the epochs, one at least; a schedule with a period of its own keeps it."""
-    return recipes.with_changes(recipe, {"training": {"epochs": _scaled(recipe.training.epochs, scale)}})
+    """`recipe` with `scale` times the epochs, one at least.
+
+    What the recipe counts in epochs from its start (warm-up, milestones, the bias of a whitening stem) or of waiting
+    (patience) shrinks with them; a swing with a period of its own keeps it.
+    Raises UserError for a scale outside (0, 1].
+    """
+    _check_share("scale", scale)
+    epochs = _scaled(recipe.training.epochs, scale)
+    if epochs == recipe.training.epochs:
+        return recipe
+    schedule, stem = recipe.schedule, recipe.model.stem
+    changes: dict[str, dict[str, Any]] = {"training": {"epochs": epochs}, "schedule": {}, "model": {}}
+    share = epochs / recipe.training.epochs
+    if schedule.warmup_epochs:
+        changes["schedule"]["warmup_epochs"] = schedule.warmup_epochs * share
+    if schedule.milestones_epochs is not None:
+        changes["schedule"]["milestones_epochs"] = sorted({_scaled(each, share) for each in schedule.milestones_epochs})
+    if schedule.name == "plateau":
+        changes["schedule"]["patience_epochs"] = round(schedule.patience_epochs * share)
+    if recipe.training.early_stopping_epochs is not None:
+        changes["training"]["early_stopping_epochs"] = _scaled(recipe.training.early_stopping_epochs, share)
+    if stem.bias_epochs is not None:
+        changes["model"]["stem"] = {"bias_epochs": _scaled(stem.bias_epochs, share)}
+    return _reduced(recipe, changes, f"{epochs} of {recipe.training.epochs} epochs")
 
 
 def narrow(recipe: RecipeConfig, width: float) -> RecipeConfig:
-    """`recipe` with `width` times the channels of its stem and stages, one at least, and without `expect`."""
+    """`recipe` with `width` times the channels of its stem and stages, one at least; same epochs, same everything else.
+
+    A ResNeXt keeps the channels of a group and has fewer groups. What the source printed of its network (`expect`) does
+    not describe the narrow one and is dropped. Raises UserError for a width outside (0, 1].
+    """
+    _check_share("width", width)
+    if width == 1:
+        return recipe
     model = recipe.model
     changes: dict[str, Any] = {}
     if model.stem.width is not None:
@@ -23,9 +57,18 @@ def narrow(recipe: RecipeConfig, width: float) -> RecipeConfig:
         changes["widths"] = [_scaled(each, width) for each in model.widths]
     if model.cardinality is not None:
         changes["cardinality"] = _scaled(model.cardinality, width)
-    tables: dict[str, Any] = {"model": changes, "expect": recipes.ABSENT}
-    return recipes.with_changes(recipe, tables)
+    return _reduced(recipe, {"model": changes, "expect": recipes.ABSENT}, f"{width:g} of every width")
+
+
+def _reduced(recipe: RecipeConfig, changes: dict[str, Any], how: str) -> RecipeConfig:
+    said = f"{recipe.reduced}, {how}" if recipe.reduced else how
+    return recipes.with_changes(recipe, {**changes, "reduced": said})
 
 
 def _scaled(count: int, share: float) -> int:
-    return max(1, round(count * share))
+    return max(1, math.floor(count * share + 0.5))  # halves go up, whatever the count's parity
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise UserError(f"--{name} {share:g} must be above 0 and at most 1, for example 0.25")

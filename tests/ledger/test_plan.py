@@ -50,12 +50,12 @@ def test_directions_are_narrowed_and_rows_are_not(tmp_path: Path) -> None:
 def test_labels_say_what_was_shortened(tmp_path: Path) -> None:
     found = packaged(tmp_path, scale=0.1, train_images=5_000, seeds=1)
     by_id = {row.claim.id: row.shortened for row in found.rows}
-    assert by_id["liu-trial-5-accuracy"].labels == ("scaled: 7 of 70 epochs", "scaled: 5,000 of 50,000 images")
+    assert by_id["liu-trial-5-accuracy"].labels == ("scaled 7/70 epochs", "scaled 5,000/50,000 images")
     pairs = {pair.direction.id: pair for pair in found.pairs}
     assert pairs["liu-kernel"].a.labels == (
-        "twin: 0.25 of every width",
-        "scaled: 7 of 70 epochs",
-        "scaled: 5,000 of 45,000 images",
+        "twin 0.25",
+        "scaled 7/70 epochs",
+        "scaled 5,000/45,000 images",
     )
     assert packaged(tmp_path, seeds=1).rows[0].shortened.labels == ()
 

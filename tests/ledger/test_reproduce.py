@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,16 @@ from thriftnet.training.progress import SilentDisplay
 Finished = tuple[Bench, Ledger]
 
 
-class InterruptedIn(SilentDisplay):
-    """A signal arrives in this epoch, counted over all runs."""
+class TerminatedAfter(SilentDisplay):
+    """This process gets a real SIGTERM after this many epochs, counted over all runs."""
 
-    def __init__(self, epoch: int) -> None:
-        self.left = epoch
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
         self.left -= 1
         if self.left == 0:
-            raise Interrupted("stopped", 15)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def weights(out: Path) -> dict[str, bytes]:
@@ -104,7 +106,7 @@ def test_every_number_carries_its_labels(finished: Finished) -> None:
     measured = numbers_of(ledger.findings)
     assert len(measured) == 3 + 3 + 2
     for number in measured:
-        assert re.search(r"\[.*twin: 0\.5 of every width; scaled: 2 of 4 epochs.*(2 seeds|2 runs)\]", number.text)
+        assert re.search(r"\[.*twin 0\.5; scaled 2/4 epochs.*(2 seeds|2 runs)\]", number.text)
         assert "tiny.npz" in number.conditions
         assert "min a run on" in number.conditions
     pages = [(bench.out / name).read_text(encoding="utf-8") for name in ("ledger.html", "ledger.md")]
@@ -124,7 +126,7 @@ def test_every_number_carries_its_labels(finished: Finished) -> None:
             if column in table.columns:
                 cells = [row[table.columns.index(column)] for row in table.rows]
                 for cell in cells:
-                    assert cell is None or "[twin: 0.5 of every width; scaled: 2 of 4 epochs" in str(cell), cell
+                    assert cell is None or "[twin 0.5; scaled 2/4 epochs" in str(cell), cell
                     shown += 1
     assert shown > 15
 
@@ -187,9 +189,9 @@ def test_write_only_trains_nothing_and_lists_what_is_missing(bench: Bench, monke
 def test_interrupted_anywhere_the_same_call_goes_on_to_the_same_weights(bench: Bench, tmp_path: Path) -> None:
     whole = Bench(bench.claims_path, bench.data, tmp_path / "whole")
     whole.reproduce(directions=False)
-    for epoch in (1, 2, 1):
+    for epochs in (1, 2):  # in the first run, then in the second
         with pytest.raises(Interrupted, match="the same command goes on") as stopped:
-            bench.reproduce(directions=False, display=InterruptedIn(epoch))
+            bench.reproduce(directions=False, display=TerminatedAfter(epochs))
         assert stopped.value.exit_status == 143
     ledger = bench.reproduce(directions=False)
     assert ledger.complete

@@ -21,7 +21,8 @@ PRINTED_TOTALS = {
     "tirumalasetty-resnext29": 4_761_770,
     "tirumalasetty-resnext29-amp": 4_761_770,
 }
-TRIALS = {"liu-4x2": 5, "liu-5stage": 0, "liu-4x3": 8}  # rows of Liu, Douglas, Ji, Table 1
+# Rows of Liu, Douglas, Ji, Table 1
+TRIALS = {"liu-4x2": 5, "liu-5stage": 0, "liu-4x3": 8, **{f"liu-trial-{row}": row for row in range(9)}}
 XU_COLUMNS = {"xu-resnet18": "ResNet18", "xu-resnetlarge": "ResNetLarge"}
 
 
@@ -54,6 +55,30 @@ def test_liu_recipe_is_its_row_of_table_1(name: str) -> None:
     assert config.training.epochs == int(row["#epoch"])
     assert config.expect.parameters == number(row["#params"])
     assert config.expect.claimed_test_accuracy == float(row["Acc(%)"])
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "optimizer"),
+    [
+        (f"li-{activation}-{optimizer}", activation, optimizer)
+        for activation in ("relu", "gelu")
+        for optimizer in ("sgd", "adam")
+    ],
+)
+def test_li_ablation_differs_in_nothing_else(name: str, activation: str, optimizer: str) -> None:
+    config, best = recipe.load(name), recipe.load("li-resnet")
+    assert (config.model.activation, config.optimizer.name) == (activation, optimizer)
+    varied = {"model.activation", "optimizer.name", "optimizer.lr", "optimizer.momentum", "summary"}
+    changed = {key for key, _, _ in recipe.differences(config, best) if not key.startswith("expect.")}
+    assert changed <= varied
+    assert (config.expect.claimed_test_accuracy is not None) == (name == "li-gelu-adam")
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("liu-trial-0", "liu-5stage"), ("liu-trial-5", "liu-4x2"), ("liu-trial-8", "liu-4x3")]
+)
+def test_a_trial_that_is_a_networks_recipe_is_the_same(name: str, same: str) -> None:
+    assert [key for key, _, _ in recipe.differences(recipe.load(name), recipe.load(same))] == ["summary"]
 
 
 @pytest.mark.parametrize("name", XU_COLUMNS)

@@ -23,6 +23,8 @@ class RecipeConfig(Section):
     """Authors and file of the source; empty for a recipe of our own."""
     summary: str = ""
     """One line for `thriftnet recipes`."""
+    reduced: str = ""
+    """How the recipe is smaller than the one of its name (fewer epochs, narrower), shown with every number."""
     model: ModelConfig
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

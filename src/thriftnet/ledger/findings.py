@@ -54,7 +54,7 @@ class Measured:
     elapsed_s: float
     """Training time of one run, averaged over the seeds."""
     labels: tuple[str, ...]
-    """`twin: ...`, `scaled: ...`, `test-selected`, `one seed`: what the number may not be shown without."""
+    """`twin 0.25`, `scaled 7/70 epochs`, `test-selected`, `one seed`: what the number may not be shown without."""
 
     @property
     def text(self) -> str:

@@ -15,9 +15,9 @@ from thriftnet.reporting.page import Block, Cell, Code, Drawing, Facts, Page, Se
 HOW_TO_READ = (
     "Claimed is what a paper prints, with how it chose the number; measured is what runs here showed. They are never "
     "mixed: a measured number carries its data, split, selection, seeds, epochs, time and device, and in square "
-    "brackets what was changed. 'scaled' means fewer epochs or images than the paper's, 'twin' a network of narrower "
-    "layers, 'test-selected' that the test set chose the epoch, as some of the papers did. An interval is the 95 % "
-    "interval of the mean over seeds; one seed has none."
+    "brackets what was changed. 'scaled 7/70 epochs' means fewer epochs (or images) than the paper's, 'twin 0.25' "
+    "a network with that share of every width, 'test-selected' that the test set chose the epoch, as in some of the "
+    "papers. An interval is the 95 % interval of the mean over seeds; one seed has none."
 )
 NOT_REPRODUCED = (
     f"A row below {REPRODUCED_FROM:.0%} of the paper's epochs or images, or of a twin, reproduces nothing and says so. "
@@ -324,6 +324,8 @@ def _markdown(block: Block) -> list[str]:
                 *heads,
                 *("| " + " | ".join(row) + " |" for row in rows),
             ]
+        case _:
+            raise TypeError(f"no Markdown for {type(block).__name__}")
 
 
 def _cell(value: Cell) -> str:

@@ -110,11 +110,11 @@ class Shortened:
         """What every number of this recipe must say."""
         labels = []
         if self.width < 1:
-            labels.append(f"twin: {self.width:g} of every width")
+            labels.append(f"twin {self.width:g}")
         if self.epochs_share < 1:
-            labels.append(f"scaled: {self.recipe.training.epochs} of {self.full.training.epochs} epochs")
+            labels.append(f"scaled {self.recipe.training.epochs}/{self.full.training.epochs} epochs")
         if self.images < self.images_in_full:
-            labels.append(f"scaled: {self.images:,} of {self.images_in_full:,} images")
+            labels.append(f"scaled {self.images:,}/{self.images_in_full:,} images")
         return tuple(labels)
 
 
@@ -263,11 +263,9 @@ def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier:
 
 def training_key(recipe: RecipeConfig) -> str:
     """Eight hexadecimal digits over all that training depends on but the seed: not over names and claims."""
-    plain = recipe.model_copy(update={"name": "", "paper": "", "summary": "", "expect": ExpectConfig()} | _UNREDUCED)
+    unnamed = dict.fromkeys(("name", "paper", "summary", "reduced"), "")
+    plain = recipe.model_copy(update={**unnamed, "expect": ExpectConfig()})
     return recipes.content_hash(recipes.with_changes(plain, {"training": {"seed": 0}}))[:8]
-
-
-_UNREDUCED = {"reduced": ""} if "reduced" in RecipeConfig.model_fields else {}
 
 
 def read_requests(out: Path) -> list[Request]:
