@@ -105,6 +105,13 @@ def test_directions_that_are_asked_for_are_there() -> None:
         assert any(part in name for name in DIRECTIONS), part
 
 
+def test_questions_fit_beside_the_figure() -> None:
+    """The forest plot cuts what is longer, and two questions cut alike could not be told apart."""
+    questions = [direction.question for direction in PACKAGED.direction]
+    assert max(map(len, questions)) <= 62
+    assert len(set(questions)) == len(questions)
+
+
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "claims.toml"
     path.write_text(text.format(selected="a", last="b"), encoding="utf-8")
