@@ -24,6 +24,7 @@ ORDER = [
     "training",
     "run",
     "inference",
+    "run_landscape",
     "reporting",
     "campaign",
     "api",

@@ -17,14 +17,19 @@ from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
 from thriftnet.distributed.processes import joined
 from thriftnet.errors import UserError
+from thriftnet.evaluation.landscape import BatchNormStatistics
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.inference import Measurement, Predictions, Split
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
+from thriftnet.reporting.figures import save
+from thriftnet.reporting.landscape import landscape_figures, landscape_page
+from thriftnet.reporting.page import write_page
 from thriftnet.reporting.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
 from thriftnet.run import Run
 from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
+from thriftnet.run_landscape import Landscape, Settings, measure_landscape
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import Which
@@ -197,6 +202,37 @@ def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
     path = Path(out) if out is not None else opened.path / "report.html"
     write_run_report(opened, path)
     return path
+
+
+def landscape(
+    runs: Sequence[Run | Path | str],
+    *,
+    data: str | None = None,
+    split: Split = "train",
+    images: int = 1000,
+    grid: int = 15,
+    lines: int = 3,
+    span: float = 1.0,
+    rho: float = 0.1,
+    steps: int = 10,
+    batchnorm: BatchNormStatistics = "stored",
+    seed: int = 0,
+    out: Path | str | None = None,
+) -> Landscape:
+    """The loss landscape around runs of one network, written as numbers, figures and `landscape.html` into `out`.
+
+    `out` is by default a folder beside the first run. What the numbers are: `evaluation.landscape`, docs/landscape.md.
+    Raises what `run_landscape.measure_landscape` raises.
+    """
+    settings = Settings(split, images, grid, lines, span, rho, steps, batchnorm, seed)
+    opened = [_opened(run) for run in runs]
+    measured = measure_landscape(opened, settings, data=data, out=Path(out) if out is not None else None)
+    figures = landscape_figures(measured)
+    for name, figure in figures.items():
+        for ending in (".png", ".svg"):
+            save(figure, measured.folder / f"{name}{ending}")
+    write_page(landscape_page(measured, figures), measured.page)
+    return measured
 
 
 def _opened(run: Run | Path | str) -> Run:

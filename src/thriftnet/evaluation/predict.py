@@ -45,7 +45,7 @@ def predict_logits(
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     parts = []
-    with _evaluating(model), torch.inference_mode(), _autocast(device, dtype):
+    with evaluating(model), torch.inference_mode(), _autocast(device, dtype):
         # At least one batch, even an empty one, so that the result always has K columns.
         for start in range(0, max(len(images), 1), batch_size):
             batch = images[start : start + batch_size].to(device, non_blocking=True)
@@ -74,7 +74,7 @@ def _views(inputs: Tensor, tta: Averaging) -> Iterator[tuple[Tensor, float]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; afterwards each module has its own mode again, also a frozen one."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
