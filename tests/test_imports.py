@@ -26,6 +26,7 @@ ORDER = [
     "inference",
     "run_landscape",
     "reporting",
+    "tracking",
     "campaign",
     "api",
     "cli",

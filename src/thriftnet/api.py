@@ -30,6 +30,8 @@ from thriftnet.reporting.run_report import draw_evaluation_figures, draw_trainin
 from thriftnet.run import Run
 from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
 from thriftnet.run_landscape import Landscape, Settings, measure_landscape
+from thriftnet.tracking.display import track_evaluation, tracked
+from thriftnet.tracking.tracker import require
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import Which
@@ -110,25 +112,29 @@ def train(
     budget: int | None = None,
     overrides: Sequence[str] = (),
     protocol: Protocol = "paper",
+    track: Sequence[str] = (),
     display: Display | None = None,
 ) -> Run:
     """Train a recipe on a data set into a new run folder and return the run.
 
     `data` is what `--data` takes; None means THRIFTNET_DATA, else the bundled digits. `out` is the run folder itself,
-    by default a new one under `runs/`. In each of several processes that torchrun started, the same call trains one
-    run together, which the main process writes. Raises what `training.loop.fit` raises.
+    by default a new one under `runs/`. `track`: "wandb", "tensorboard" or both, which are told too (docs/tracking.md).
+    In each of several processes that torchrun started, the same call trains one run together, which the main process
+    writes. Raises MissingExtraError where a tracker's library is not installed, and what `training.loop.fit` raises.
     """
     with joined() as processes:
         with processes.together():
+            require(track)
             resolved = _changed(load_recipe(recipe, overrides, protocol), epochs, seed, budget)
             check_recipe_network(resolved)  # before the data is looked for: a network over budget costs no download
         source = processes.one_first_on_each_machine(lambda: open_source(data, resolved.data.image_side))
         path = processes.from_main(lambda: Path(out) if out is not None else _new_run_path(resolved))
         run = Run(path)
-        data_used = fit(resolved, source, run.folder, display or LiveDisplay(), processes=processes)
-        with processes.together():
-            if processes.main:
-                draw_training_figures(run, data_used)
+        with tracked(run, track, display or LiveDisplay()) as shown:
+            data_used = fit(resolved, source, run.folder, shown, processes=processes)
+            with processes.together():
+                if processes.main:
+                    draw_training_figures(run, data_used)
         return run
 
 
@@ -146,17 +152,18 @@ def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget:
 def resume(run: Run | Path | str, data: str | None = None, display: Display | None = None) -> Run:
     """Go on with a run from its last completed epoch; the result equals that of an uninterrupted run.
 
-    `data` is needed only where the data has moved. The number of processes may differ from the one before. Raises
-    RunFolderError for a folder that cannot be gone on with.
+    Its trackers are told the rest. `data` is needed only where the data has moved. The number of processes may differ
+    from the one before. Raises RunFolderError for a folder that cannot be gone on with.
     """
     with joined() as processes:
         opened = run if isinstance(run, Run) else Run(Path(run))
         recipe, location = processes.from_main(lambda: _stored(opened, data))
         source = processes.one_first_on_each_machine(lambda: open_source(location, recipe.data.image_side))
-        data_used = fit(recipe, source, opened.folder, display or LiveDisplay(), resume=True, processes=processes)
-        with processes.together():
-            if processes.main:
-                draw_training_figures(opened, data_used)
+        with tracked(opened, (), display or LiveDisplay()) as shown:
+            data_used = fit(recipe, source, opened.folder, shown, resume=True, processes=processes)
+            with processes.together():
+                if processes.main:
+                    draw_training_figures(opened, data_used)
         return opened
 
 
@@ -180,6 +187,7 @@ def evaluate(
     """
     measurement = inference.measure(_opened(run), split, data=data, tta=tta, weights=weights)
     draw_evaluation_figures(measurement)
+    track_evaluation(measurement)
     return measurement
 
 

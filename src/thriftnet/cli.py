@@ -66,6 +66,10 @@ def train(
         Literal["paper", "honest"],
         typer.Option(help="honest: a tenth held out for validation, the test split sealed, whatever the paper did."),
     ] = "paper",
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also tell wandb (Weights & Biases) or tensorboard, an extra each; give it twice for both."),
+    ] = None,
 ) -> None:
     """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
     from thriftnet import api
@@ -83,6 +87,7 @@ def train(
                     ("--budget", budget),
                     ("--set", overrides),
                     ("--protocol", protocol if protocol != "paper" else None),
+                    ("--track", track),
                 )
                 if value is not None
             ]
@@ -103,6 +108,7 @@ def train(
                 budget=budget,
                 overrides=overrides or (),
                 protocol=protocol,
+                track=track or (),
             )
         if processes.main:
             typer.echo(run.summary())
