@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,28 +75,38 @@ def unflattened(items: Any) -> dict[str, Any]:
 
 def read_wandb(run_folder: Path) -> list[OfflineRun]:
     """One for each time that the run was opened, in that order."""
-    found = []
-    for path in sorted(
-        (run_folder / "tracking").glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime_ns
-    ):
-        offline = OfflineRun()
-        for record in records(path):
-            kind = record.WhichOneof("record_type")
-            if kind == "run":
-                offline.run = record.run
-                for item in record.run.config.update:
-                    offline.config[item.key] = json.loads(item.value_json)
-            elif kind == "history":
-                row = unflattened(record.history.item)
-                for key, value in row.items():
-                    if not key.startswith("_"):
-                        offline.points.setdefault(key, []).append((row["_step"], value))
-            elif kind == "summary":
-                offline.summary |= unflattened(record.summary.update)
-            elif kind == "exit":
-                offline.exit_code = record.exit.exit_code
-        found.append(offline)
-    return found
+    paths = list((run_folder / "tracking").glob("wandb/offline-run-*/*.wandb"))
+    return [read_complete(path) for path in sorted(paths, key=lambda path: path.parent.name)]
+
+
+def read_complete(path: Path) -> OfflineRun:
+    """W&B's own process writes the file's end a moment after `finish` has returned."""
+    for _ in range(200):
+        offline = read_offline(path)
+        if offline.exit_code is not None:
+            return offline
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no end")
+
+
+def read_offline(path: Path) -> OfflineRun:
+    offline = OfflineRun()
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            offline.run = record.run
+            for item in record.run.config.update:
+                offline.config[item.key] = json.loads(item.value_json)
+        elif kind == "history":
+            row = unflattened(record.history.item)
+            for key, value in row.items():
+                if not key.startswith("_"):
+                    offline.points.setdefault(key, []).append((row["_step"], value))
+        elif kind == "summary":
+            offline.summary |= unflattened(record.summary.update)
+        elif kind == "exit":
+            offline.exit_code = record.exit.exit_code
+    return offline
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import netrc
 import os
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +36,9 @@ class WeightsAndBiases:
     def open(self, run: TrackedRun) -> str:
         wanted = os.environ.get("WANDB_MODE")
         mode = wanted or ("online" if logged_in() else "offline")
+        # W&B names its folder by the second, so a run opened twice within one would write over itself.
+        while any(run.folder.glob(f"wandb/*run-{datetime.now():%Y%m%d_%H%M%S}-{run.id}")):
+            time.sleep(0.05)
         self._run = wandb.init(
             project=None if os.environ.get("WANDB_PROJECT") else PROJECT,
             id=run.id,
