@@ -29,8 +29,8 @@ from thriftnet.run import DataFacts, Run
 from thriftnet.training.progress import SilentDisplay
 
 PUBLIC = [
-    "ThriftnetError", "build", "data_info", "evaluate", "load_recipe", "load_run", "predict", "recipe_table", "report",
-    "resume", "summary", "train",
+    "ThriftnetError", "build", "data_info", "evaluate", "landscape", "load_recipe", "load_run", "predict",
+    "recipe_table", "report", "resume", "summary", "train",
 ]  # fmt: skip
 
 
@@ -55,9 +55,10 @@ def test_every_command_is_a_function_with_its_words() -> None:
     elsewhere = {
         "train": {"resume"},  # the function `resume`
         "evaluate": {"as_json"},
+        "landscape": {"as_json"},
         "summary": {"as_json", "classes", "channels", "side"},  # num_classes, in_channels, image_side
     }
-    for name in ("train", "evaluate", "predict", "report", "summary"):
+    for name in ("train", "evaluate", "predict", "report", "summary", "landscape"):
         options = set(inspect.signature(getattr(cli, name)).parameters) - elsewhere.get(name, set())
         assert options <= set(inspect.signature(getattr(thriftnet, name)).parameters), name
 

@@ -376,7 +376,8 @@ class TestMistakes:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "train", "evaluate", "predict", "report", "summary", "recipes", "recipes show", "data info"]
+    "command",
+    ["", "train", "evaluate", "predict", "report", "summary", "recipes", "recipes show", "data info", "landscape"],
 )
 def test_help(command: str) -> None:
     outcome = thriftnet(*command.split(), "--help")

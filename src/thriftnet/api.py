@@ -17,6 +17,7 @@ from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
 from thriftnet.distributed.processes import joined
 from thriftnet.errors import UserError
+from thriftnet.evaluation.landscape import BatchNormStatistics
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.inference import Measurement, Predictions, Split
 from thriftnet.ledger.claims import load_claims
@@ -26,9 +27,15 @@ from thriftnet.ledger.write import reproduce as write_ledger
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
+from thriftnet.reporting.figures import save
+from thriftnet.reporting.landscape import landscape_figures, landscape_page
+from thriftnet.reporting.page import write_page
 from thriftnet.reporting.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
 from thriftnet.run import Run
 from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
+from thriftnet.run_landscape import Landscape, Settings, measure_landscape
+from thriftnet.tracking.display import track_evaluation, tracked
+from thriftnet.tracking.tracker import require
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import Which
@@ -119,27 +126,31 @@ def train(
     protocol: Protocol = "paper",
     scale: float = 1.0,
     width: float = 1.0,
+    track: Sequence[str] = (),
     display: Display | None = None,
 ) -> Run:
     """Train a recipe on a data set into a new run folder and return the run.
 
     `data` is what `--data` takes; None means THRIFTNET_DATA, else the bundled digits. `out` is the run folder itself,
-    by default a new one under `runs/`. `scale` and `width` make a smaller recipe of it, labelled so (`twins`). In each
-    of several processes that torchrun started, the same call trains one run together, which the main process writes.
-    Raises what `training.loop.fit` raises.
+    by default a new one under `runs/`. `scale` and `width` make a smaller recipe of it, labelled so (`twins`). `track`:
+    "wandb", "tensorboard" or both, which are told too (docs/tracking.md). In each of several processes that torchrun
+    started, the same call trains one run together, which the main process writes. Raises MissingExtraError where a
+    tracker's library is not installed, and what `training.loop.fit` raises.
     """
     with joined() as processes:
         with processes.together():
+            require(track)
             resolved = load_recipe(recipe, overrides, protocol, scale=scale, width=width)
             resolved = _changed(resolved, epochs, seed, budget)
             check_recipe_network(resolved)  # before the data is looked for: a network over budget costs no download
         source = processes.one_first_on_each_machine(lambda: open_source(data, resolved.data.image_side))
         path = processes.from_main(lambda: Path(out) if out is not None else _new_run_path(resolved))
         run = Run(path)
-        data_used = fit(resolved, source, run.folder, display or LiveDisplay(), processes=processes)
-        with processes.together():
-            if processes.main:
-                draw_training_figures(run, data_used)
+        with tracked(run, track, display or LiveDisplay()) as shown:
+            data_used = fit(resolved, source, run.folder, shown, processes=processes)
+            with processes.together():
+                if processes.main:
+                    draw_training_figures(run, data_used)
         return run
 
 
@@ -157,17 +168,18 @@ def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget:
 def resume(run: Run | Path | str, data: str | None = None, display: Display | None = None) -> Run:
     """Go on with a run from its last completed epoch; the result equals that of an uninterrupted run.
 
-    `data` is needed only where the data has moved. The number of processes may differ from the one before. Raises
-    RunFolderError for a folder that cannot be gone on with.
+    Its trackers are told the rest. `data` is needed only where the data has moved. The number of processes may differ
+    from the one before. Raises RunFolderError for a folder that cannot be gone on with.
     """
     with joined() as processes:
         opened = run if isinstance(run, Run) else Run(Path(run))
         recipe, location = processes.from_main(lambda: _stored(opened, data))
         source = processes.one_first_on_each_machine(lambda: open_source(location, recipe.data.image_side))
-        data_used = fit(recipe, source, opened.folder, display or LiveDisplay(), resume=True, processes=processes)
-        with processes.together():
-            if processes.main:
-                draw_training_figures(opened, data_used)
+        with tracked(opened, (), display or LiveDisplay()) as shown:
+            data_used = fit(recipe, source, opened.folder, shown, resume=True, processes=processes)
+            with processes.together():
+                if processes.main:
+                    draw_training_figures(opened, data_used)
         return opened
 
 
@@ -191,6 +203,7 @@ def evaluate(
     """
     measurement = inference.measure(_opened(run), split, data=data, tta=tta, weights=weights)
     draw_evaluation_figures(measurement)
+    track_evaluation(measurement)
     return measurement
 
 
@@ -257,6 +270,37 @@ def reproduce(
         display=display or LiveDisplay(),
         say=say,
     )
+
+
+def landscape(
+    runs: Sequence[Run | Path | str],
+    *,
+    data: str | None = None,
+    split: Split = "train",
+    images: int = 1000,
+    grid: int = 15,
+    lines: int = 3,
+    span: float = 1.0,
+    rho: float = 0.1,
+    steps: int = 10,
+    batchnorm: BatchNormStatistics = "stored",
+    seed: int = 0,
+    out: Path | str | None = None,
+) -> Landscape:
+    """The loss landscape around runs of one network, written as numbers, figures and `landscape.html` into `out`.
+
+    `out` is by default a folder beside the first run. What the numbers are: `evaluation.landscape`, docs/landscape.md.
+    Raises what `run_landscape.measure_landscape` raises.
+    """
+    settings = Settings(split, images, grid, lines, span, rho, steps, batchnorm, seed)
+    opened = [_opened(run) for run in runs]
+    measured = measure_landscape(opened, settings, data=data, out=Path(out) if out is not None else None)
+    figures = landscape_figures(measured)
+    for name, figure in figures.items():
+        for ending in (".png", ".svg"):
+            save(figure, measured.folder / f"{name}{ending}")
+    write_page(landscape_page(measured, figures), measured.page)
+    return measured
 
 
 def _opened(run: Run | Path | str) -> Run:

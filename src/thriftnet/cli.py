@@ -72,6 +72,10 @@ def train(
     ] = "paper",
     scale: ScaleOption = 1.0,
     width: WidthOption = 1.0,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also tell wandb (Weights & Biases) or tensorboard, an extra each; give it twice for both."),
+    ] = None,
 ) -> None:
     """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
     from thriftnet import api
@@ -91,6 +95,7 @@ def train(
                     ("--protocol", protocol if protocol != "paper" else None),
                     ("--scale", scale if scale != 1 else None),
                     ("--width", width if width != 1 else None),
+                    ("--track", track),
                 )
                 if value is not None
             ]
@@ -113,6 +118,7 @@ def train(
                 protocol=protocol,
                 scale=scale,
                 width=width,
+                track=track or (),
             )
         if processes.main:
             typer.echo(run.summary())
@@ -232,6 +238,48 @@ def summary(
         recipe, overrides or (), num_classes=classes, in_channels=int(channels), image_side=side, width=width
     )
     typer.echo(json.dumps(table.as_dict(), indent=2) if as_json else table.table())
+
+
+@app.command()
+def landscape(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one network.", metavar="RUN...")],
+    data: DataOption = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose images.")] = "train",
+    images: Annotated[int, typer.Option(help="How many of them, always the same.", min=1)] = 1000,
+    grid: Annotated[int, typer.Option(help="Points along each side of the grid, odd.", min=3)] = 15,
+    lines: Annotated[int, typer.Option(help="Directions of the one-dimensional curves.", min=1)] = 3,
+    span: Annotated[float, typer.Option(help="How far to look, in norms of each filter.")] = 1.0,
+    rho: Annotated[float, typer.Option(help="Radius of adaptive sharpness.")] = 0.1,
+    steps: Annotated[int, typer.Option(help="Steps of the search for the sharpest point.", min=1)] = 10,
+    batchnorm: Annotated[
+        Literal["stored", "re-estimated"], typer.Option(help="BatchNorm's statistics: the run's, or new ones a point.")
+    ] = "stored",
+    seed: Annotated[int, typer.Option(help="Of the directions.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; default: one beside the first run.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the loss landscape around runs of one network and measure how sharp their minima are."""
+    from thriftnet import api
+
+    measured = api.landscape(
+        runs,
+        data=data,
+        split=split,
+        images=images,
+        grid=grid,
+        lines=lines,
+        span=span,
+        rho=rho,
+        steps=steps,
+        batchnorm=batchnorm,
+        seed=seed,
+        out=out,
+    )
+    if as_json:
+        typer.echo(json.dumps(measured.as_dict(), indent=2))
+    else:
+        typer.echo(measured.summary())
+        typer.echo(str(measured.page))
 
 
 @recipes_app.callback()

@@ -131,7 +131,7 @@ def measure(
         )
     if split == "test":
         run.folder.log("test set opened", location=source.location, weights=weights, tta=tta)
-    images = _split(source, run, split)
+    images = split_images(source, run, split)
     logits, runtime = _logits(run, network, images.images, tta)
     evaluation = evaluate_logits(logits, images.labels, run.data.class_names)
     context = {
@@ -179,7 +179,7 @@ def predict(
     return predictions
 
 
-def _split(source: Source, run: Run, split: Split) -> LabelledImages:
+def split_images(source: Source, run: Run, split: Split) -> LabelledImages:
     if split == "test":
         images = source.test()
     else:
