@@ -193,6 +193,11 @@ def calibrate(run: Run, *, data: str | None = None) -> Temperature:
 
     The test split stays closed. Raises DataError where the run held out no validation images or the data is not its.
     """
+    if run.data.validation_images == 0:
+        raise DataError(
+            f"{run.path} held out no validation images, and a temperature is never fitted on the test set; "
+            "train with --protocol honest or data.validation_images above 0"
+        )
     predictor = Predictor((run,))
     images = labelled_split(open_fitting(run, data), (run,), "validation")
     logits = predictor.logits(images.images)
