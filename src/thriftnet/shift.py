@@ -257,9 +257,9 @@ class _Measuring:
             for severity in SEVERITIES:
                 logits = self.predictor.logits(corrupt(pixels, name, severity, self.indices))
                 added.append(self._condition(name, severity, logits, estimator, compared))
-            say(f"{name:<20}" + "".join(f"{condition.accuracy:>8.2%}" for condition in added))
             stored = stored.model_copy(update={"conditions": (*stored.conditions, *added)})
             self._write(stored)
+            say(f"{name:<20}" + "".join(f"{condition.accuracy:>8.2%}" for condition in added))
         stored = stored.model_copy(update={"complete": True})
         measurement = ShiftMeasurement(self.path, stored)
         self._write(stored, measurement.as_dict())
