@@ -92,7 +92,8 @@ def draw_severity_curves(data: SeverityCurvesData) -> Figure:
     axes.plot(range(6), data.benchmark, "--", color=INK, label="mean of fifteen")
     axes.set(xlabel="severity (0: clean)", ylabel="accuracy (%)")
     axes.grid(visible=True)
-    axes.legend()
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 
@@ -115,7 +116,7 @@ def foretold_data(measurement: ShiftMeasurement) -> ForetoldData:
 @styled
 def draw_foretold(data: ForetoldData) -> Figure:
     """One point a condition and estimate; on the diagonal an estimate is right, above it too hopeful."""
-    figure = new_figure(5.2, 4.2)
+    figure = new_figure(6.2, 4.4)
     axes = figure.subplots()
     everything = [*data.measured, *(value for values in data.estimated.values() for value in values)]
     ends = (min(everything), max(everything))
@@ -125,5 +126,6 @@ def draw_foretold(data: ForetoldData) -> Figure:
         axes.plot(data.measured, values, marker, color=colour, markersize=3.5, alpha=0.7, label=NAMES[name])
     axes.set(xlabel="measured accuracy (%)", ylabel="estimated without labels (%)")
     axes.grid(visible=True)
-    axes.legend()
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
