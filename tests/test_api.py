@@ -29,8 +29,8 @@ from thriftnet.run import DataFacts, Run
 from thriftnet.training.progress import SilentDisplay
 
 PUBLIC = [
-    "ThriftnetError", "build", "data_info", "evaluate", "landscape", "load_recipe", "load_run", "predict",
-    "recipe_table", "report", "resume", "summary", "train",
+    "ThriftnetError", "build", "calibrate", "data_info", "evaluate", "evaluate_shift", "landscape", "load_recipe",
+    "load_run", "predict", "recipe_table", "remedies", "report", "resume", "summary", "train",
 ]  # fmt: skip
 
 
@@ -54,11 +54,12 @@ def test_every_command_is_a_function_with_its_words() -> None:
     """An option of a command that the function lacks would be a thing that only the command line can do."""
     elsewhere = {
         "train": {"resume"},  # the function `resume`
-        "evaluate": {"as_json"},
+        "evaluate": {"as_json", "shift", "shift_images", "html"},  # the function `evaluate_shift`
         "landscape": {"as_json"},
+        "remedies": {"as_json", "shift_images"},  # images
         "summary": {"as_json", "classes", "channels", "side"},  # num_classes, in_channels, image_side
     }
-    for name in ("train", "evaluate", "predict", "report", "summary", "landscape"):
+    for name in ("train", "evaluate", "predict", "remedies", "calibrate", "report", "summary", "landscape"):
         options = set(inspect.signature(getattr(cli, name)).parameters) - elsewhere.get(name, set())
         assert options <= set(inspect.signature(getattr(thriftnet, name)).parameters), name
 

@@ -47,7 +47,7 @@ def test_every_option_of_the_table_exists() -> None:
         command = pending.pop()
         pending += list(getattr(command, "commands", {}).values())
         options |= {name for parameter in command.params for name in parameter.opts}
-    named = {name for code in re.findall(r"`([^`\n]+)`", README) for name in re.findall(r"--[a-z]+", code)}
+    named = {name for code in re.findall(r"`([^`\n]+)`", README) for name in re.findall(r"--[a-z][a-z-]*", code)}
     assert {"--tta", "--resume"} <= named <= options
 
 

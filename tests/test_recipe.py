@@ -275,7 +275,12 @@ def test_an_inherited_section_can_be_taken_away(write: Any) -> None:
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "ricap"])
 def test_mixing_and_progressive_stages_survive_the_round_trip(mix: str, write: Any) -> None:
     stages = [{"side_px": 16, "until": 0.25}, {"side_px": 24, "until": 0.5}]
-    ops = [{"op": "alternating_flip"}, {"op": "trivial_augment", "bins": 11}, {"op": "rand_augment", "fill": 0.5}]
+    ops = [
+        {"op": "alternating_flip"},
+        {"op": "trivial_augment", "bins": 11},
+        {"op": "rand_augment", "fill": 0.5},
+        {"op": "augmix"},
+    ]
     changes = {"augment": {"ops": ops, "mix": {"name": mix, "until": 0.5}}, "training": {"progressive": stages}}
     recipe = recipes.with_changes(recipes.load("liu-4x2"), changes)
     again = recipes.load(write(recipes.to_toml(recipe), "liu-4x2"))

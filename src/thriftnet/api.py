@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thriftnet import inference, twins
+from thriftnet import inference, shift, twins
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo, describe
@@ -27,13 +27,16 @@ from thriftnet.ledger.write import reproduce as write_ledger
 from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
+from thriftnet.predictor import Temperature
 from thriftnet.reporting.figures import save
 from thriftnet.reporting.landscape import landscape_figures, landscape_page
 from thriftnet.reporting.page import write_page
 from thriftnet.reporting.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
+from thriftnet.reporting.shift_page import draw_shift_figures, write_shift_page
 from thriftnet.run import Run
 from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
 from thriftnet.run_landscape import Landscape, Settings, measure_landscape
+from thriftnet.shift import Remedies, Say, ShiftMeasurement
 from thriftnet.tracking.display import track_evaluation, tracked
 from thriftnet.tracking.tracker import require
 from thriftnet.training.loop import fit
@@ -41,6 +44,7 @@ from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import Which
 
 Protocol = Literal["paper", "honest"]
+Runs = Run | Path | str | Sequence[Run | Path | str]
 
 
 def load_recipe(
@@ -190,34 +194,88 @@ def _stored(run: Run, data: str | None) -> tuple[RecipeConfig, str]:
 
 
 def evaluate(
-    run: Run | Path | str,
+    run: Runs,
     split: Split = "test",
     *,
     data: str | None = None,
     tta: Averaging = "none",
     weights: Which = "selected",
+    calibrated: bool = False,
+    adapt_batchnorm: bool = False,
 ) -> Measurement:
-    """Measure a run on a split, write `evaluation-<split>.json` and its figures into the run folder.
+    """Measure a run, or the mean of several, on a split; write `evaluation-<split>.json` and figures into its folder.
 
-    `split = "test"` opens the sealed test set, which the run's events record.
+    `split = "test"` opens the sealed test set, which the runs' events record.
     """
-    measurement = inference.measure(_opened(run), split, data=data, tta=tta, weights=weights)
+    measurement = inference.measure(
+        _all_opened(run), split, data=data, tta=tta, weights=weights, calibrated=calibrated,
+        adapt_batchnorm=adapt_batchnorm,
+    )  # fmt: skip
     draw_evaluation_figures(measurement)
     track_evaluation(measurement)
     return measurement
 
 
+def evaluate_shift(
+    run: Runs,
+    split: Split = "test",
+    *,
+    data: str | None = None,
+    tta: Averaging = "none",
+    weights: Which = "selected",
+    calibrated: bool = False,
+    adapt_batchnorm: bool = False,
+    images: int | None = None,
+    html: Path | str | None = None,
+    say: Say = lambda line: None,
+) -> ShiftMeasurement:
+    """Measure a run, or the mean of several, under the corruptions of CIFAR-10-C; see `shift.measure_shift`.
+
+    Writes `shift-<split>.json` and two figures into the run folder and, with `html`, one page.
+    """
+    measurement = shift.measure_shift(
+        _all_opened(run), split, data=data, tta=tta, weights=weights, calibrated=calibrated,
+        adapt_batchnorm=adapt_batchnorm, images=images, say=say,
+    )  # fmt: skip
+    draw_shift_figures(measurement)
+    if html is not None:
+        write_shift_page(measurement, Path(html))
+    return measurement
+
+
+def remedies(
+    run: Runs,
+    split: Split = "test",
+    *,
+    data: str | None = None,
+    images: int | None = None,
+    say: Say = lambda line: None,
+) -> Remedies:
+    """Measure what raises accuracy on shifted data, each remedy alone and all together: `shift.measure_remedies`."""
+    return shift.measure_remedies(_all_opened(run), split, data=data, images=images, say=say)
+
+
+def calibrate(run: Run | Path | str, *, data: str | None = None) -> Temperature:
+    """Fit a run's temperature on its validation images into `temperature.json`; `calibrated=True` then uses it."""
+    return inference.calibrate(_opened(run), data=data)
+
+
 def predict(
-    run: Run | Path | str,
+    run: Runs,
     images: Path | str,
     *,
     out: Path | str | None = None,
     probabilities: bool = False,
     names: bool = False,
     tta: Averaging = "none",
+    calibrated: bool = False,
+    adapt_batchnorm: bool = False,
 ) -> Predictions:
-    """Predict unlabelled images; with `out`, write the CSV `ID,Label`. See `inference.predict`."""
-    return inference.predict(_opened(run), images, out=out, probabilities=probabilities, names=names, tta=tta)
+    """Predict unlabelled images with a run or the mean of several; with `out`, write the CSV `ID,Label`."""
+    return inference.predict(
+        _all_opened(run), images, out=out, probabilities=probabilities, names=names, tta=tta, calibrated=calibrated,
+        adapt_batchnorm=adapt_batchnorm,
+    )  # fmt: skip
 
 
 def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
@@ -305,6 +363,10 @@ def landscape(
 
 def _opened(run: Run | Path | str) -> Run:
     return run if isinstance(run, Run) else load_run(run)
+
+
+def _all_opened(runs: Runs) -> list[Run]:
+    return [_opened(run) for run in ([runs] if isinstance(runs, Run | Path | str) else runs)]
 
 
 def _new_run_path(recipe: RecipeConfig) -> Path:

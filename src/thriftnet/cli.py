@@ -10,7 +10,7 @@ import errno
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -32,6 +32,19 @@ app.add_typer(recipes_app, name="recipe", hidden=True)
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a packaged recipe, or a TOML file.", metavar="RECIPE")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+RunsArgument = Annotated[
+    list[Path], typer.Argument(help="A run folder; of several the class probabilities are averaged.", metavar="RUN...")
+]
+SplitOption = Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")]
+CalibratedOption = Annotated[
+    bool, typer.Option("--calibrated", help="Probabilities scaled by the temperature that `calibrate` fitted.")
+]
+AdaptOption = Annotated[
+    bool, typer.Option("--adapt-batchnorm", help="BatchNorm statistics from the images themselves, without labels.")
+]
+ShiftImagesOption = Annotated[
+    int | None, typer.Option("--shift-images", help="A stratified subset of so many images; default: all.", min=2)
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -127,27 +140,65 @@ def train(
 
 @app.command()
 def evaluate(
-    run: RunArgument,
-    split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")] = "test",
+    run: RunsArgument,
+    split: SplitOption = "test",
     data: DataOption = None,
     tta: AveragingOption = "none",
     weights: Annotated[Literal["selected", "last"], typer.Option(help="Which epoch's weights.")] = "selected",
+    calibrated: CalibratedOption = False,
+    adapt_batchnorm: AdaptOption = False,
+    shift: Annotated[bool, typer.Option("--shift", help="Under 19 corruptions x 5 severities as well.")] = False,
+    shift_images: ShiftImagesOption = None,
+    html: Annotated[Path | None, typer.Option(help="With --shift: one HTML page about it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run on a split; `--split test` opens the sealed test set and logs it in the run."""
     from thriftnet import api
 
-    measured = api.evaluate(run, split, data=data, tta=tta, weights=weights)
-    if as_json:
-        typer.echo(json.dumps(measured.as_dict(), indent=2))
+    how: dict[str, Any] = {"tta": tta, "weights": weights, "calibrated": calibrated, "adapt_batchnorm": adapt_batchnorm}
+    measured: Any
+    if shift:
+        measured = api.evaluate_shift(run, split, data=data, images=shift_images, html=html, say=_say, **how)
+    elif shift_images is not None or html is not None:
+        raise UserError(f"{'--html' if shift_images is None else '--shift-images'} belongs to --shift; add that")
     else:
-        typer.echo(measured.summary())
-        typer.echo(str(measured.path))
+        measured = api.evaluate(run, split, data=data, **how)
+    _show(measured, as_json)
+    if not as_json:
+        typer.echo(str(html or measured.path))
+
+
+@app.command()
+def remedies(
+    run: RunsArgument,
+    split: SplitOption = "test",
+    data: DataOption = None,
+    shift_images: ShiftImagesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what raises accuracy on shifted data: each remedy alone, and all of them together."""
+    from thriftnet import api
+
+    _show(api.remedies(run, split, data=data, images=shift_images, say=_say), as_json)
+
+
+@app.command()
+def calibrate(run: RunArgument, data: DataOption = None) -> None:
+    """Fit a run's temperature on its validation images, for `--calibrated` of evaluate and predict."""
+    from thriftnet import api
+
+    fitted = api.calibrate(run, data=data)
+    typer.echo(
+        f"temperature {fitted.temperature:.4f} on {fitted.validation_images:,} validation images: calibration error "
+        f"{fitted.calibration_error_before:.2%} -> {fitted.calibration_error_after:.2%}, loss "
+        f"{fitted.loss_before:.4f} -> {fitted.loss_after:.4f} nats"
+    )
+    typer.echo(str(run / "temperature.json"))
 
 
 @app.command()
 def predict(
-    run: RunArgument,
+    run: RunsArgument,
     images: Annotated[
         Path, typer.Argument(help="Custom test pickle, folder of images, Parquet or .npz.", metavar="INPUT")
     ],
@@ -155,11 +206,16 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,
     names: Annotated[bool, typer.Option("--names", help="Class names instead of numbers as Label.")] = False,
     tta: AveragingOption = "none",
+    calibrated: CalibratedOption = False,
+    adapt_batchnorm: AdaptOption = False,
 ) -> None:
     """Predict the classes of unlabelled images into a CSV file."""
     from thriftnet import api
 
-    predictions = api.predict(run, images, out=out, probabilities=probabilities, names=names, tta=tta)
+    predictions = api.predict(
+        run, images, out=out, probabilities=probabilities, names=names, tta=tta, calibrated=calibrated,
+        adapt_batchnorm=adapt_batchnorm,
+    )  # fmt: skip
     for note in predictions.notes:
         typer.echo(note, err=True)
     typer.echo(f"{len(predictions.ids):,} predictions")
@@ -337,6 +393,14 @@ def data_info(
     info = api.data_info(data, contact_sheet=out)
     typer.echo(json.dumps(info.as_dict(), indent=2) if as_json else info.text())
     typer.echo(str(out), err=as_json)
+
+
+def _show(result: Any, as_json: bool) -> None:
+    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.summary())
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def main() -> None:

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from thriftnet import runtime as runtimes
-from thriftnet.config import RuntimeConfig
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.open import open_source
 from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.prepare import prepare
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UserError
+from thriftnet.evaluation.calibration import fit_temperature
 from thriftnet.evaluation.metrics import Evaluation, evaluate_logits
-from thriftnet.evaluation.predict import Averaging, predict_logits
+from thriftnet.evaluation.predict import Averaging
 from thriftnet.evaluation.prediction_file import write_predictions
+from thriftnet.predictor import TEMPERATURE_FILE, Predictor, Temperature, weights_hash
 from thriftnet.run import Run
 from thriftnet.training.run_folder import Which
 
 Split = Literal["test", "validation", "train"]
-_VIEWS = {
-    "none": "",
-    "flip": ", averaged over the image and its mirror image",
-    "flip_shift": ", averaged over the image and its mirror image, each also shifted by one pixel",
-}
 
 
 @dataclass(frozen=True)
 class Measurement:
     """An evaluation with everything that its numbers depend on."""
 
-    run: Run
+    predictor: Predictor
     split: Split
-    weights: Which
-    tta: Averaging
     images: LabelledImages = field(repr=False)
     """The split that was measured, uint8 [N, C, H, W] with labels."""
     logits: Tensor = field(repr=False)
@@ -48,10 +41,14 @@ class Measurement:
     """Data set, selection, epoch, seed, device, precision."""
 
     @property
+    def run(self) -> Run:
+        """The run; of several the first."""
+        return self.predictor.runs[0]
+
+    @property
     def path(self) -> Path:
-        """The JSON file in the run folder; test-time averaging has one of its own."""
-        suffix = "" if self.tta == "none" else f"-tta-{self.tta}"
-        return self.run.path / f"evaluation-{self.split}{suffix}.json"
+        """The JSON file in the run folder; every way of predicting but the plain one has a file of its own."""
+        return self.run.path / f"{'-'.join(filter(None, ('evaluation', self.split, self.predictor.variant)))}.json"
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.context, **self.evaluation.as_dict()}
@@ -66,12 +63,16 @@ class Measurement:
         """A few lines for a person."""
         measured = self.evaluation
         low, high = measured.accuracy_interval
-        label = " (test-selected)" if self.split == "test" and self.context["selection"] == "test-selected" else ""
+        selected = any(run["selection"] == "test-selected" for run in self.context["runs"])
+        label = " (test-selected)" if self.split == "test" and selected else ""
         if self.context["reduced"]:
             label += f" (reduced: {self.context['reduced']})"
+        how = f", {self.predictor.description}" if self.predictor.description else ""
+        seeds = ", ".join(str(run["seed"]) for run in self.context["runs"])
+        seeds = f"seeds {seeds}" if len(self.context["runs"]) > 1 else "one seed"
         lines = [
             f"{self.split} accuracy{label} {measured.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, "
-            f"{measured.count:,} images{_VIEWS[self.tta]}; one seed)",
+            f"{measured.count:,} images{how}; {seeds})",
             f"loss {measured.loss:.4f} nats, expected calibration error {measured.expected_calibration_error:.2%}",
             f"{'class':<16} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7} {'predicted':>9}",
         ]
@@ -113,14 +114,111 @@ class Predictions:
 
 
 def measure(
-    run: Run, split: Split = "test", *, data: str | None = None, tta: Averaging = "none", weights: Which = "selected"
+    run: Run | Sequence[Run],
+    split: Split = "test",
+    *,
+    data: str | None = None,
+    tta: Averaging = "none",
+    weights: Which = "selected",
+    calibrated: bool = False,
+    adapt_batchnorm: bool = False,
 ) -> Measurement:
-    """Measure `run` on a split of its data (or of `data`, where it has moved) and write `evaluation-<split>.json`.
+    """Measure a run on a split of its data (or of `data`, where it has moved) and write `evaluation-<split>.json`.
 
-    Opening the test split is logged in the run. Raises DataError for data that does not fit the run, RunFolderError
-    for a damaged one.
+    Of several runs the mean of the class probabilities is measured, and written into the first one's folder. Opening
+    the test split is logged in each. Raises DataError for data that does not fit the runs, RunFolderError for a
+    damaged one.
     """
-    network, result = run.network(weights), run.result  # a damaged run shows before the test set is opened
+    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
+    first, _ = predictor.runs[0], predictor.networks  # a damaged run shows before the test set is opened
+    result = first.result
+    source = open_fitting(first, data)
+    images = open_split(source, predictor.runs, split, weights=weights, tta=tta)
+    logits = predictor.logits(images.images)
+    evaluation = evaluate_logits(logits, images.labels, first.data.class_names)
+    context = {
+        "split": split,
+        "recipe": first.recipe.name,
+        "reduced": first.recipe.reduced,
+        "data": {"location": source.location, "format": source.format},
+        "selection": result["selection"],
+        "epoch": result["selected_epoch"] if weights == "selected" else result["epochs"],
+        "seed": first.recipe.training.seed,
+        **predictor.as_dict(),
+    }
+    measurement = Measurement(predictor, split, images, logits, evaluation, context)
+    first.folder.write_json(measurement.path.name, measurement.as_dict())
+    first.folder.log("evaluated", split=split, accuracy=evaluation.accuracy, weights=weights, tta=tta)
+    return measurement
+
+
+def predict(
+    run: Run | Sequence[Run],
+    images: Path | str,
+    *,
+    out: Path | str | None = None,
+    probabilities: bool = False,
+    names: bool = False,
+    tta: Averaging = "none",
+    weights: Which = "selected",
+    calibrated: bool = False,
+    adapt_batchnorm: bool = False,
+) -> Predictions:
+    """Predict unlabelled images: the course's pickle, a folder of images, Parquet or .npz; see `data.prediction_input`.
+
+    Of several runs the class probabilities are averaged. With `out`, a CSV file `ID,Label` in the input's order.
+    Raises DataError for input that cannot be read.
+    """
+    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
+    facts, _ = predictor.runs[0].data, predictor.networks
+    unlabelled = read_unlabelled(Path(images), facts.channels, facts.image_side)
+    chances = predictor.logits(unlabelled.images).softmax(1)
+    predictions = Predictions(unlabelled.ids, chances.argmax(1), chances, facts.class_names, unlabelled.notes)
+    if out is not None:
+        columns = chances if probabilities else None
+        write_predictions(Path(out), predictions.ids, predictions.labels, columns, facts.class_names, names)
+    return predictions
+
+
+def as_runs(run: Run | Sequence[Run]) -> tuple[Run, ...]:
+    """One run or several as a tuple. Raises UserError for none."""
+    runs = (run,) if isinstance(run, Run) else tuple(run)
+    if not runs:
+        raise UserError("give at least one run folder")
+    return runs
+
+
+def calibrate(run: Run, *, data: str | None = None) -> Temperature:
+    """Fit the temperature of a run on its validation images and write `temperature.json`.
+
+    The test split stays closed. Raises DataError where the run held out no validation images or the data is not its.
+    """
+    if run.data.validation_images == 0:
+        raise DataError(
+            f"{run.path} held out no validation images, and a temperature is never fitted on the test set; "
+            "train with --protocol honest or data.validation_images above 0"
+        )
+    predictor = Predictor((run,))
+    images = labelled_split(open_fitting(run, data), (run,), "validation")
+    logits = predictor.logits(images.images)
+    temperature = fit_temperature(logits, images.labels)
+    before, after = (evaluate_logits(z, images.labels, run.data.class_names) for z in (logits, logits / temperature))
+    fitted = Temperature(
+        temperature=temperature,
+        weights="selected",
+        weights_hash=weights_hash(run, "selected"),
+        validation_images=len(images),
+        loss_before=before.loss,
+        loss_after=after.loss,
+        calibration_error_before=before.expected_calibration_error,
+        calibration_error_after=after.expected_calibration_error,
+    )
+    run.folder.write_json(TEMPERATURE_FILE, fitted.model_dump())
+    return fitted
+
+
+def open_fitting(run: Run, data: str | None) -> Source:
+    """The run's data, or `data` where it has moved. Raises DataError where its classes are not the run's."""
     source = open_source(data or run.data.location, run.data.image_side)
     if source.class_names != run.data.class_names and sorted(source.class_names) == sorted(run.data.class_names):
         raise DataError(f"{source.location} has the run's classes in another order; their labels mean other classes")
@@ -129,69 +227,44 @@ def measure(
             f"{source.location} has {len(source.class_names)} classes, the run {len(run.data.class_names)}; "
             f"evaluate with the data that the run was trained on"
         )
-    if split == "test":
-        run.folder.log("test set opened", location=source.location, weights=weights, tta=tta)
-    images = split_images(source, run, split)
-    logits, runtime = _logits(run, network, images.images, tta)
-    evaluation = evaluate_logits(logits, images.labels, run.data.class_names)
-    context = {
-        "split": split,
-        "recipe": run.recipe.name,
-        "reduced": run.recipe.reduced,
-        "data": {"location": source.location, "format": source.format},
-        "selection": result["selection"],
-        "weights": weights,
-        "epoch": result["selected_epoch"] if weights == "selected" else result["epochs"],
-        "tta": tta,
-        "seed": run.recipe.training.seed,
-        "device": str(runtime.device),
-        "precision": runtime.precision,
-    }
-    measurement = Measurement(run, split, weights, tta, images, logits, evaluation, context)
-    run.folder.write_json(measurement.path.name, measurement.as_dict())
-    run.folder.log("evaluated", split=split, accuracy=evaluation.accuracy, weights=weights, tta=tta)
-    return measurement
+    return source
 
 
-def predict(
-    run: Run,
-    images: Path | str,
-    *,
-    out: Path | str | None = None,
-    probabilities: bool = False,
-    names: bool = False,
-    tta: Averaging = "none",
-    weights: Which = "selected",
-) -> Predictions:
-    """Predict unlabelled images: the course's pickle, a folder of images, Parquet or .npz; see `data.prediction_input`.
-
-    With `out`, a CSV file `ID,Label` in the input's order. Raises DataError for input that cannot be read.
-    """
-    facts = run.data
-    network = run.network(weights)
-    unlabelled = read_unlabelled(Path(images), facts.channels, facts.image_side)
-    logits, _ = _logits(run, network, unlabelled.images, tta)
-    chances = logits.softmax(1)
-    predictions = Predictions(unlabelled.ids, chances.argmax(1), chances, facts.class_names, unlabelled.notes)
-    if out is not None:
-        columns = chances if probabilities else None
-        write_predictions(Path(out), predictions.ids, predictions.labels, columns, facts.class_names, names)
-    return predictions
+def open_split(source: Source, runs: Sequence[Run], split: Split, **details: Any) -> LabelledImages:
+    """The images of a split that fits all of `runs`; opening the test split is logged in each, with `details`."""
+    return open_test(source, runs, **details) if split == "test" else labelled_split(source, runs, split)
 
 
-def split_images(source: Source, run: Run, split: Split) -> LabelledImages:
-    if split == "test":
-        images = source.test()
-    else:
-        prepared = prepare(source, run.recipe.data, run.recipe.training.selection, run.recipe.training.split_seed)
-        if prepared.fingerprint != run.data.fingerprint:
-            raise DataError(
-                f"{source.location} is not the training data of this run (hash {prepared.fingerprint[:12]}, the run's "
-                f"{run.data.fingerprint[:12]}), so its {split} split is another; give --data"
-            )
-        if split == "validation" and prepared.validation is None:
-            raise DataError("this run held out no validation images; use --split test or train")
-        images = prepared.train if split == "train" or prepared.validation is None else prepared.validation
+def open_test(source: Source, runs: Sequence[Run], **details: Any) -> LabelledImages:
+    """The test split, its opening logged in every run. Raises DataError where it does not fit them."""
+    for run in runs:
+        run.folder.log("test set opened", location=source.location, **details)
+    return _fitting(source.test(), source, runs[0])
+
+
+def labelled_split(source: Source, runs: Sequence[Run], split: Literal["validation", "train"]) -> LabelledImages:
+    """The images that all of `runs` held out or trained on. Raises DataError where these differ between runs."""
+    first = runs[0]
+    if len({_division(run) for run in runs}) > 1:
+        raise DataError(f"the runs divided their training data in different ways, so they share no {split} split")
+    prepared = prepare(source, first.recipe.data, first.recipe.training.selection, first.recipe.training.split_seed)
+    if prepared.fingerprint != first.data.fingerprint:
+        raise DataError(
+            f"{source.location} is not the training data of this run (hash {prepared.fingerprint[:12]}, the run's "
+            f"{first.data.fingerprint[:12]}), so its {split} split is another; give --data"
+        )
+    if split == "validation" and prepared.validation is None:
+        raise DataError("this run held out no validation images; use --split test or train")
+    images = prepared.train if split == "train" or prepared.validation is None else prepared.validation
+    return _fitting(images, source, first)
+
+
+def _division(run: Run) -> tuple[Any, ...]:
+    data, training = run.recipe.data, run.recipe.training
+    return run.data.fingerprint, data.validation_images, data.train_images, training.split_seed
+
+
+def _fitting(images: LabelledImages, source: Source, run: Run) -> LabelledImages:
     expected = (run.data.channels, run.data.image_side, run.data.image_side)
     if tuple(images.images.shape[1:]) != expected:
         raise DataError(
@@ -199,20 +272,3 @@ def split_images(source: Source, run: Run, split: Split) -> LabelledImages:
             f"the run was trained on {list(expected)}"
         )
     return images
-
-
-def _logits(run: Run, network: torch.nn.Module, images: Tensor, tta: Averaging) -> tuple[Tensor, runtimes.Runtime]:
-    # In fp32 on whatever device is here, not as the run was trained: a run folder gives the same classes everywhere.
-    runtime = runtimes.resolve(RuntimeConfig(precision="fp32", kernels="no", threads=run.recipe.runtime.threads))
-    logits = predict_logits(
-        runtime.place(network),
-        images,
-        run.data.mean,
-        run.data.std,
-        device=runtime.device,
-        dtype=runtime.autocast_dtype,
-        channels_last=runtime.channels_last,
-        batch_size=run.recipe.training.evaluation_batch_size,
-        tta=tta,
-    )
-    return logits, runtime

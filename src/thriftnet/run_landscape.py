@@ -33,7 +33,7 @@ from thriftnet.evaluation.landscape import (
     losses_along,
     losses_between,
 )
-from thriftnet.inference import Split, split_images
+from thriftnet.inference import Split, open_split
 from thriftnet.run import Run
 from thriftnet.storage import storage_error, write_atomic
 
@@ -201,10 +201,8 @@ def measure_landscape(
     networks = [run.network() for run in runs]
     first = runs[0]
     source = open_source(data or first.data.location, first.data.image_side)
-    if settings.split == "test":
-        for run in runs:
-            run.folder.log("test set opened", location=source.location, weights="selected", why="landscape")
-    images = fixed_subset(split_images(source, first, settings.split), settings.images)
+    split = open_split(source, runs, settings.split, weights="selected", why="landscape")
+    images = fixed_subset(split, settings.images)
     runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=first.recipe.runtime.threads))
     folder = out or first.path.parent / _name(runs)
     started = time.perf_counter()

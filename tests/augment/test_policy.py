@@ -38,6 +38,7 @@ EVERY_OP = (
     {"op": "gaussian_blur", "probability": 0.5},
     {"op": "cutout", "side_px": 8, "holes": 2},
     {"op": "trivial_augment"},
+    {"op": "augmix"},
     {"op": "trivial_augment", "interpolation": "bilinear", "fill": 0.5, "bins": 5},
     {"op": "rand_augment"},
 )
@@ -67,7 +68,7 @@ def test_no_operation_is_plain_conversion():
     assert torch.equal(policy()(images, draws(3)), images / 255)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(op_lists, geometries, st.sampled_from([1, 3]), st.sampled_from([16, 17, 32, 50]))
 def test_the_result_is_float32_of_the_same_shape_in_the_unit_range(
     ops: list[dict[str, Any]], geometry: str, channels: int, side: int
@@ -81,7 +82,7 @@ def test_the_result_is_float32_of_the_same_shape_in_the_unit_range(
     assert torch.equal(images, before)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(op_lists, geometries, st.permutations(range(12)), st.lists(st.integers(0, 12), max_size=3))
 def test_any_order_and_any_partition_gives_the_same_images(
     ops: list[dict[str, Any]], geometry: str, order: list[int], cuts: list[int]

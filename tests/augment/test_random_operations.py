@@ -1,4 +1,4 @@
-"""TrivialAugment and RandAugment: what is drawn, what strength means, and that each image gets its own operation."""
+"""TrivialAugment, RandAugment, AugMix: what is drawn, what strength means, and that each image gets its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from torch import Tensor
 
 from thriftnet.augment import Draws, build_policy
 from thriftnet.augment import random_operations as ops
-from thriftnet.augment.random_operations import OPERATIONS, apply_operations, rand_augment_space, wide_space
-from thriftnet.config import AugmentConfig, RandAugment, TrivialAugment
+from thriftnet.augment.random_operations import (
+    OPERATIONS,
+    apply_operations,
+    augmix_space,
+    augmix_strength,
+    rand_augment_space,
+    wide_space,
+)
+from thriftnet.config import AugmentConfig, AugMix, RandAugment, TrivialAugment
 
 SMALLEST_P = 1e-3
 TRIVIAL = TrivialAugment(op="trivial_augment")
@@ -159,3 +166,73 @@ def test_fractions_are_rounded_to_levels_first():
     trivial = ops.TrivialAugment(TRIVIAL, "1.trivial_augment")
     levels = (rotated * 255 + 0.5).to(torch.uint8)
     assert torch.equal(both, trivial.apply(levels, draws(50)) / 255)
+
+
+AUGMIX = AugMix(op="augmix")
+
+
+@pytest.mark.parametrize("level", [0.1, 1.0, 2.4, 3.0, 9.9])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_augmix_operations_are_its_programs(level: float, sign: int):
+    """Each of the nine in Pillow's words, with the whole numbers that the authors' program makes of a strength."""
+    strength = np.float32(level / 10)
+    pixels, degrees = int(strength * np.float32(32 / 3)), int(strength * 30)
+    image = noise(1)[0]
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+
+    def transform(*coefficients: float) -> Image.Image:
+        return picture.transform((32, 32), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+
+    shear = float(strength) * 0.3 * sign
+    expected = {
+        "autocontrast": ImageOps.autocontrast(picture),
+        "equalize": ImageOps.equalize(picture),
+        "posterize": ImageOps.posterize(picture, 4 - int(strength * 4)),
+        "rotate": picture.rotate(degrees * sign, Image.Resampling.BILINEAR),
+        "solarize": ImageOps.solarize(picture, 256 - int(strength * 256)),
+        "shear_x": transform(1, shear, 0, 0, 1, 0),
+        "shear_y": transform(1, 0, 0, shear, 1, 0),
+        "translate_x": transform(1, 0, pixels * sign, 0, 1, 0),
+        "translate_y": transform(1, 0, 0, 0, 1, pixels * sign),
+    }
+    assert set(expected) == set(ops._AUGMIX)
+    for name, picture_changed in expected.items():
+        chosen = torch.tensor([OPERATIONS.index(name)])
+        rounded = augmix_strength(chosen, torch.tensor([strength]), augmix_space(32))
+        ours = apply_operations(image[None], chosen, rounded, torch.tensor([sign]), augmix_space(32), AUGMIX)
+        apart = (ours[0].int() - torch.from_numpy(np.array(picture_changed)).permute(2, 0, 1).int()).abs()
+        # Bilinear values may round to the next level; a point on the border may fall to either side.
+        assert float((apart > 1).float().mean()) < 0.01, name
+
+
+def test_augmix_is_the_mixture_of_its_chains(monkeypatch: pytest.MonkeyPatch):
+    """Operations that set the image to a number: what comes out is the convex combination that was drawn."""
+    settings, images = AugMix(op="augmix", chains=2, depth=3), torch.zeros(400, 1, 16, 16, dtype=torch.uint8)
+    lengths: list[Tensor] = []
+
+    def count(images: Tensor, chosen: Tensor, *rest: Any) -> Tensor:
+        lengths.append(chosen != 0)
+        return images + (chosen != 0).to(torch.uint8)[:, None, None, None]
+
+    monkeypatch.setattr(ops, "apply_operations", count)
+    mixed = ops.AugMix(settings, "s").apply(images, draws(400))
+    taken = torch.stack(lengths).reshape(2, 3, 400).sum(dim=1).T  # [N, chains]
+    assert stats.chisquare(torch.bincount(taken.flatten(), minlength=4)[1:].numpy()).pvalue > SMALLEST_P
+    raw = -torch.log1p(-draws(400).uniform("s.weights", 2))
+    weights = raw / raw.sum(dim=1, keepdim=True)
+    assert stats.kstest(weights[:, 0].numpy(), "uniform").pvalue > SMALLEST_P  # Dirichlet(1, 1)
+    share = draws(400).uniform("s.mix")[:, 0]
+    torch.testing.assert_close(mixed[:, 0, 0, 0] * 255, share * (taken * weights).sum(dim=1))
+
+
+def test_augmix_keeps_within_the_image_and_depends_on_image_and_epoch_alone():
+    images, augmix = noise(40), ops.AugMix(AUGMIX, "0.augmix")
+    mixed = augmix.apply(images, draws(40))
+    assert (mixed.dtype, mixed.shape) == (torch.float32, images.shape)
+    assert float(mixed.amin()) >= 0
+    assert float(mixed.amax()) <= 1
+    assert torch.equal(augmix.apply(images[30:31], Draws(0, 1, torch.tensor([30]))), mixed[30:31])
+    assert not torch.equal(augmix.apply(images, Draws(0, 2, torch.arange(40))), mixed)
+    flat = torch.full((8, 3, 32, 32), 100, dtype=torch.uint8)
+    severe = AugMix(op="augmix", severity=10.0, chains=1, depth=1)
+    assert float((ops.AugMix(severe, "0.augmix").apply(flat, draws(8)) - 100 / 255).abs().max()) > 0.05

@@ -27,7 +27,7 @@ from thriftnet.augment.operations import (
     Rotation,
     with_fill,
 )
-from thriftnet.augment.random_operations import RandAugment, TrivialAugment
+from thriftnet.augment.random_operations import AugMix, RandAugment, TrivialAugment
 from thriftnet.data.normalize import as_float
 from thriftnet.errors import RecipeError
 
@@ -117,6 +117,8 @@ def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...])
             return TrivialAugment(settings, stream)
         case config.RandAugment():
             return RandAugment(settings, stream)
+        case config.AugMix():
+            return AugMix(settings, stream)
         case config.Cutout():
             fill = mean if settings.fill is None else settings.fill
             if len(fill) not in (1, len(mean)):

@@ -1,4 +1,4 @@
-"""TrivialAugment and RandAugment: operations drawn anew for every image from one set of fourteen.
+"""TrivialAugment, RandAugment and AugMix: operations drawn anew for every image from one set of fourteen.
 
 Shapes: N images, C channels (1 or 3), H rows, W columns. All images are whole levels here (uint8): what an earlier
 operation of the list has made fractions is rounded first.
@@ -38,6 +38,10 @@ OPERATIONS = (
     "equalize",
 )
 _NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
+_AUGMIX = (
+    "autocontrast", "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y",
+)  # fmt: skip
+"""AugMix's own nine: none that its authors' robustness benchmark measures (arXiv 1912.02781, section 3)."""
 _GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
@@ -95,13 +99,68 @@ class RandAugment:
         return images
 
 
+@dataclass(frozen=True)
+class AugMix:
+    settings: config.AugMix
+    stream: str
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1]: (1 - m) x + m (w_1 chain_1(x) + w_2 chain_2(x) + ...).
+
+        m is uniform, w Dirichlet(1, ..., 1), both drawn for every image (arXiv 1912.02781, algorithm 1, alpha = 1).
+        """
+        settings, images = self.settings, _whole_levels(images)
+        space = augmix_space(images.shape[3])
+        shares = -torch.log1p(-draws.uniform(f"{self.stream}.weights", settings.chains))  # exponential
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        lengths = 1 + draws.integers(f"{self.stream}.depth", settings.depth, settings.chains)
+        mixed = torch.zeros_like(images, dtype=torch.float32)
+        for chain in range(settings.chains):
+            stream = f"{self.stream}.{chain}"
+            own = torch.tensor([_NUMBER[name] for name in _AUGMIX], device=images.device)
+            chosen = own[draws.integers(f"{stream}.operation", len(_AUGMIX), settings.depth)]
+            sign = 2 * draws.integers(f"{stream}.sign", 2, settings.depth) - 1
+            strength = draws.uniform(f"{stream}.magnitude", settings.depth)
+            strength = (0.1 + (settings.severity - 0.1) * strength) / 10
+            changed = images
+            for turn in range(settings.depth):
+                step = torch.where(turn < lengths[:, chain], chosen[:, turn], _NUMBER["identity"])
+                whole = augmix_strength(step, strength[:, turn], space)
+                changed = apply_operations(changed, step, whole, sign[:, turn], space, settings)
+            mixed.add_(as_float(changed) * shares[:, chain, None, None, None])
+        share = draws.uniform(f"{self.stream}.mix")[:, :, None, None]
+        return torch.lerp(as_float(images), mixed, share).clamp_(0, 1)  # the shares add up to 1 but for rounding
+
+
+def augmix_space(width: int) -> Space:
+    """AugMix's space, that of its authors' program; `augmix_strength` says what posterize's eight bits mean."""
+    return Space(shear=0.3, translate_px=width / 3, degrees=30.0, factor=0.0, dropped_bits=8)
+
+
+def augmix_strength(chosen: Tensor, strength: Tensor, space: Space) -> Tensor:
+    """Strengths [N] as that program rounds them: whole degrees and pixels, whole levels of solarize's threshold.
+
+    Posterize keeps 4 - floor(4 strength) bits.
+    """
+    rounded = strength
+    for names, most, offset, scale in (
+        (("rotate",), space.degrees, 0, space.degrees),
+        (("translate_x", "translate_y"), space.translate_px, 0, space.translate_px),
+        (("solarize",), 256, 0, 256),
+        (("posterize",), 4, 4, 8),
+    ):
+        for name in names:
+            rounded = torch.where(chosen == _NUMBER[name], ((most * strength).floor() + offset) / scale, rounded)
+    return rounded
+
+
 def apply_operations(
     images: Tensor,
     chosen: Tensor,
     strength: Tensor,
     sign: Tensor,
     space: Space,
-    settings: config.TrivialAugment | config.RandAugment,
+    settings: config.TrivialAugment | config.RandAugment | config.AugMix,
     whole_batch: bool | None = None,
 ) -> Tensor:
     """uint8 [N, C, H, W]: to image i operation `chosen[i]` (int64), of `strength[i]` (float32) and `sign[i]` (-1 or 1).

@@ -149,6 +149,20 @@ class RandAugment(Section):
         return self
 
 
+class AugMix(Section):
+    """Mix the image with chains of random operations of itself (arXiv 1912.02781), without the paper's JSD loss."""
+
+    op: Literal["augmix"]
+    severity: Annotated[float, Field(gt=0.0, le=10.0)] = 3.0
+    """Each operation's strength is drawn uniformly up to a tenth of this (and from 0.01)."""
+    chains: Annotated[int, Field(ge=1)] = 3
+    """Chains mixed with weights from a Dirichlet(1, ..., 1); their mean replaces a uniformly drawn share."""
+    depth: Annotated[int, Field(ge=1)] = 3
+    """Most operations in a chain; their number is drawn from 1 to this for every chain."""
+    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+    fill: Fraction = 0.0
+
+
 AugmentOp = Annotated[
     HorizontalFlip
     | VerticalFlip
@@ -161,7 +175,8 @@ AugmentOp = Annotated[
     | GaussianBlur
     | Cutout
     | TrivialAugment
-    | RandAugment,
+    | RandAugment
+    | AugMix,
     Field(discriminator="op"),
 ]
 

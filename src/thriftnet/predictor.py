@@ -1,0 +1,180 @@
+"""From trained runs to the logits of images: which runs, which views, and what is done against shifted data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from thriftnet import runtime as runtimes
+from thriftnet.config import RuntimeConfig
+from thriftnet.errors import DataError, RunFolderError
+from thriftnet.evaluation.batchnorm_adaptation import adapt_batchnorm
+from thriftnet.evaluation.predict import Averaging, predict_logits
+from thriftnet.run import Run
+from thriftnet.training.run_folder import Which
+
+TEMPERATURE_FILE = "temperature.json"
+_VIEWS = {
+    "none": "",
+    "flip": "averaged over the image and its mirror image",
+    "flip_shift": "averaged over the image and its mirror image, each also shifted by one pixel",
+}
+
+
+class Temperature(pydantic.BaseModel):
+    """temperature.json: what `calibrate` fitted, on how many validation images, for which weights."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float
+    weights: Which
+    weights_hash: str
+    validation_images: int
+    loss_before: float
+    """Mean cross-entropy of the validation images in nats; the temperature was chosen for the least."""
+    loss_after: float
+    calibration_error_before: float
+    calibration_error_after: float
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How images are predicted. Of several runs the class probabilities are averaged with equal weights.
+
+    Raises DataError where the runs have other classes, channels or image sides.
+    """
+
+    runs: tuple[Run, ...]
+    weights: Which = "selected"
+    tta: Averaging = "none"
+    calibrated: bool = False
+    """Divide each run's logits by its fitted temperature."""
+    adapt_batchnorm: bool = False
+    """Take BatchNorm's statistics from the images themselves (`evaluation.batchnorm_adaptation`)."""
+
+    def __post_init__(self) -> None:
+        first = self.runs[0].data
+        for run in self.runs[1:]:
+            for what in ("class_names", "channels", "image_side"):
+                if getattr(run.data, what) != getattr(first, what):
+                    raise DataError(
+                        f"{run.path} has other {what.replace('_', ' ')} than {self.runs[0].path}; "
+                        "only runs of the same data can be averaged"
+                    )
+
+    @property
+    def variant(self) -> str:
+        """What distinguishes it from one run as it is, for the names of files; empty if nothing does."""
+        parts = [
+            f"mean-of-{len(self.runs)}" if len(self.runs) > 1 else "",
+            "adapted" if self.adapt_batchnorm else "",
+            "calibrated" if self.calibrated else "",
+            f"tta-{self.tta}" if self.tta != "none" else "",
+        ]
+        return "-".join(filter(None, parts))
+
+    @property
+    def description(self) -> str:
+        """What distinguishes it, in words; empty if nothing does."""
+        parts = [
+            f"mean of {len(self.runs)} runs" if len(self.runs) > 1 else "",
+            "BatchNorm adapted to the images" if self.adapt_batchnorm else "",
+            "temperature scaled" if self.calibrated else "",
+            _VIEWS[self.tta],
+        ]
+        return ", ".join(filter(None, parts))
+
+    @cached_property
+    def runtime(self) -> runtimes.Runtime:
+        # In fp32 on whatever device is here, not as the run was trained: a run folder gives the same classes everywhere
+        threads = self.runs[0].recipe.runtime.threads
+        return runtimes.resolve(RuntimeConfig(precision="fp32", kernels="no", threads=threads))
+
+    @cached_property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The trained networks on the device. Raises RunFolderError for a damaged run, or one without temperature."""
+        networks: list[nn.Module] = [self.runtime.place(run.network(self.weights)) for run in self.runs]
+        if self.calibrated:
+            temperatures = [read_temperature(run, self.weights) for run in self.runs]
+            networks = [_Scaled(network, t) for network, t in zip(networks, temperatures, strict=True)]
+        return tuple(networks)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float32 [N, K] on the CPU for uint8 [N, C, H, W]; of several runs logarithms of the mean probabilities."""
+        parts = [self._logits(run, network, images) for run, network in zip(self.runs, self.networks, strict=True)]
+        return parts[0] if len(parts) == 1 else mean_of_runs(parts)
+
+    def _logits(self, run: Run, network: nn.Module, images: Tensor) -> Tensor:
+        place: dict[str, Any] = {
+            "device": self.runtime.device,
+            "channels_last": self.runtime.channels_last,
+            "batch_size": run.recipe.training.evaluation_batch_size,
+        }
+        if self.adapt_batchnorm:
+            network = adapt_batchnorm(network, images, run.data.mean, run.data.std, **place)
+        dtype = self.runtime.autocast_dtype
+        return predict_logits(network, images, run.data.mean, run.data.std, dtype=dtype, tta=self.tta, **place)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What its numbers depend on, for JSON. Raises RunFolderError for a damaged run."""
+        return {
+            "runs": [
+                {
+                    "path": str(run.path),
+                    "recipe": run.recipe.name,
+                    "seed": run.recipe.training.seed,
+                    "selection": run.result["selection"],
+                    "weights_hash": weights_hash(run, self.weights),
+                }
+                for run in self.runs
+            ],
+            "weights": self.weights,
+            "tta": self.tta,
+            "temperatures": [read_temperature(run, self.weights) for run in self.runs] if self.calibrated else None,
+            "adapt_batchnorm": self.adapt_batchnorm,
+            "device": str(self.runtime.device),
+            "precision": self.runtime.precision,
+        }
+
+
+def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:
+    """Logarithms [N, K] of the mean of the runs' class probabilities, from the logits [N, K] of each."""
+    return torch.stack([part.log_softmax(1) for part in logits]).logsumexp(0) - torch.tensor(float(len(logits))).log()
+
+
+def read_temperature(run: Run, weights: Which) -> float:
+    """Raises RunFolderError where none was fitted for these weights."""
+    again = f"fit it with: thriftnet calibrate {run.path}"
+    if not run.folder.has(TEMPERATURE_FILE):
+        raise RunFolderError(f"{run.path} has no temperature yet; {again}")
+    try:
+        fitted = Temperature.model_validate(run.folder.read_json(TEMPERATURE_FILE))
+    except pydantic.ValidationError:
+        raise RunFolderError(f"{run.path / TEMPERATURE_FILE} is damaged; {again}") from None
+    if fitted.weights != weights or fitted.weights_hash != weights_hash(run, weights):
+        raise RunFolderError(f"the temperature of {run.path} was fitted for other weights; {again}")
+    return fitted.temperature
+
+
+def weights_hash(run: Run, weights: Which) -> str:
+    """The first 16 digits of the SHA-256 of a weights file. Raises RunFolderError where it is missing."""
+    run.folder.read_weights(weights)  # says what is wrong with a missing or damaged file
+    return hashlib.sha256((run.path / f"{weights}.safetensors").read_bytes()).hexdigest()[:16]
+
+
+class _Scaled(nn.Module):
+    """Logits divided by a temperature."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) / self.temperature
