@@ -98,8 +98,8 @@ def test_each_cell_says_what_it_is_and_opens_its_images() -> None:
     assert [(pair.target, len(pair.images)) for pair in view.pairs] == [("m-1-0", 2), ("m-0-0", 1)]
     assert (view.grid[1][0].target, view.grid[0][0].target, view.grid[0][1].target) == ("m-1-0", "m-0-0", "")
     mistaken, right = view.pairs
-    assert mistaken.said == "Shown are 2, those first of which the network was surest; below each its confidence."
-    assert right.said == "Shown are 1, those first of which the network was least sure; below each its confidence."
+    assert mistaken.said == "Shown: 2 of them, first where the network was surest, with its confidence."
+    assert right.said == "Shown: 1 of them, first where the network was least sure, with its confidence."
     assert right.name == "“cat” recognised"
     assert [image.confidence for image in mistaken.images] == ["98.7\u00a0%", "50.0\u00a0%"]
     content = b64decode(mistaken.images[0].source.removeprefix("data:image/png;base64,"))

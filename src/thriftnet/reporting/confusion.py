@@ -185,13 +185,12 @@ def _shown_pair(block: Confusion, name: str, pair: Pair) -> ShownPair:
         for image, confidence, *found in zip(kept.images, kept.confidences, kept.true, kept.predicted, strict=True):
             if tuple(found) == pair:
                 images.append(ShownImage(_data_uri(image), f"{100 * confidence:.1f}\u00a0%"))
-    some = "All are shown" if len(images) == count else f"Shown are {len(images)}"
+    some = "all" if len(images) == count else f"{len(images)} of them"
     return ShownPair(
         target=f"{name}-{pair[0]}-{pair[1]}",
         name=what,
         title=f"{what}: {count:,} image{'s' if count > 1 else ''}, {100 * _share(block, pair):.1f} % of the class",
-        said=f"{some}, those first of which the network was {'least sure' if right else 'surest'}; below each its "
-        "confidence.",
+        said=f"Shown: {some}, first where the network was {'least sure' if right else 'surest'}, with its confidence.",
         images=images,
     )
 

@@ -129,7 +129,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
     """A class name on one line and cut to `longest` characters, so that no label covers another.
 
-    What cannot be printed (control characters, a file name's bytes that are no text) becomes a replacement character, and nothing a dash.
+    What cannot be printed (control characters, a file name's bytes that are no text) becomes a replacement character,
+    and nothing a dash.
     """
     line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split())) or "–"
     return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -232,16 +232,14 @@ def _evaluation_section(run: RunReport) -> Section:
 
 def _confusion_blocks(evaluation: Evaluation, images: ConfusedImages | None, figure: Figure | None) -> list[Block]:
     caption = "Rows are true classes, columns predicted ones; colour is the share of the true class"
-    opens = " A number opens its images: click it, or walk with the arrow keys and press Enter." if images else ""
+    opens = "" if images is None else " A number opens its images."
     matrix = Confusion(evaluation.class_names, evaluation.confusion, images)
     if len(evaluation.class_names) <= GRID_CLASSES:
-        return [Text(f"{caption}, numbers are images, an empty cell is none.{opens}", muted=True), matrix]
+        keys = " Arrow keys walk, Enter opens, Escape closes." if opens else ""
+        return [Text(f"{caption}, numbers are images, an empty cell is none.{opens}{keys}", muted=True), matrix]
     blocks: list[Block] = [] if figure is None else [Drawing(figure, f"{caption}.", wide=True, alt="Confusion matrix")]
-    return [
-        *blocks,
-        Text(f"Too many classes to number every cell; these are the mistakes made most often.{opens}", muted=True),
-        matrix,
-    ]
+    too_many = f"Too many classes to number every cell; these are the mistakes made most often.{opens}"
+    return [*blocks, Text(too_many, muted=True), matrix]
 
 
 def _network_section(layers: Summary) -> Section:
