@@ -78,8 +78,19 @@ def test_a_short_name_is_one_line_of_limited_length(name: str, longest: int) -> 
     short = short_name(name, longest)
     assert len(short) <= longest
     assert len(short.splitlines()) <= 1
-    if len(name) <= longest and name == " ".join(name.split()):
+    assert short.isprintable()
+    if 0 < len(name) <= longest and name == " ".join(name.split()) and name.isprintable():
         assert short == name
+
+
+def test_what_cannot_be_printed_is_replaced_in_a_short_name() -> None:
+    assert short_name("\x07 turned \u202e byte \udcff") == "\ufffd turned \ufffd byte \ufffd"
+    assert short_name(" ") == "–"  # matplotlib cannot measure the path of no letters
+
+
+def test_the_description_of_an_inlined_figure_may_be_any_text() -> None:
+    svg = inline_svg(drawing(), "a", '"><script>')
+    assert svg.startswith('<svg role="img" aria-label="&quot;&gt;&lt;script&gt;"')
 
 
 def test_matplotlib_is_loaded_only_for_drawing_and_never_pyplot() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,20 @@ import pytest
 import torch
 from torch import nn
 
+from tests.reporting import hostile
 from thriftnet.errors import StorageError
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.models.summary import summarize
 from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
-from thriftnet.reporting.curves import curves_data, draw_curves
+from thriftnet.reporting.confusion import confused_images_data
+from thriftnet.reporting.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
 from thriftnet.reporting.html import Claim, RunFigures, RunReport, render_report, write_report
-from thriftnet.reporting.image_figures import draw_mistakes, mistakes_data
+from thriftnet.reporting.image_figures import (
+    augmented_batch_data,
+    draw_augmented_batch,
+    draw_mistakes,
+    mistakes_data,
+)
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -76,7 +85,6 @@ def report(**changes: Any) -> RunReport:
         elapsed_s=3725.0,
         recipe_text="name = 'tiny'",
         command="thriftnet train tiny --seed 7",
-        version="0.0",
         train_accuracy=0.99,
         validation_accuracy=0.97,
     )
@@ -88,51 +96,105 @@ def evaluation(names: tuple[str, str] = ("cat", "dog")) -> Any:
     return evaluate_logits(logits, torch.tensor([0, 0, 1, 1]), names)
 
 
-def test_a_full_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
-    names = (EVIL, "dog & <b>bone</b>")
-    measured = evaluation(names)
+def full_report(names: tuple[str, ...], text: str, drawn: bool = True) -> RunReport:
+    """Every part of the page, with `text` wherever text comes from outside; drawing takes a second."""
+    count = len(names)
+    labels = torch.arange(count).repeat(3)
+    logits = torch.nn.functional.one_hot(torch.cat([labels[: 2 * count], (labels[:count] + 1) % count]), count).float()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3 * count, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    measured = evaluate_logits(logits, labels, names)
     history = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 0.5} for e in (1, 2)]
     curves = curves_data(history, selected_epoch=2)
-    mistakes = mistakes_data(
-        torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([[1.0, 0]]), torch.tensor([1]), names
+    counts = [score.predicted for score in measured.classes]
+    return report(
+        recipe=text,
+        dataset=text,
+        summary=text,
+        paper=text,
+        recipe_text=text,
+        command=text,
+        device=text,
+        environment={text: text},
+        claim=Claim(91.47, text, text),
+        evaluation=measured,
+        confused=confused_images_data(pixels, logits, labels),
+        layers=summarize(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8)),
+        figures=RunFigures()
+        if not drawn
+        else RunFigures(
+            loss=draw_curves(curves, ["loss"]),
+            accuracy=draw_curves(curves, ["accuracy"]),
+            learning_rate=draw_learning_rate(learning_rate_data([0.1, 0.2], 1)),
+            augmented=draw_augmented_batch(augmented_batch_data(pixels, 255 - pixels, labels, names)),
+            confusion=draw_confusion(confusion_data(measured)),
+            distribution=draw_distribution(distribution_data(names, counts, counts)),
+            mistakes=draw_mistakes(mistakes_data(pixels, logits, labels, names)),
+        ),
     )
-    page_source = render_report(
-        report(
-            dataset=EVIL,
-            summary=EVIL,
-            paper=EVIL,
-            recipe_text=EVIL,
-            command=EVIL,
-            environment={EVIL: EVIL},
-            claim=Claim(91.47, EVIL, EVIL),
-            evaluation=measured,
-            layers=summarize(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8)),
-            figures=RunFigures(
-                loss=draw_curves(curves, ["loss"]),
-                accuracy=draw_curves(curves, ["accuracy"]),
-                confusion=draw_confusion(confusion_data(measured)),
-                distribution=draw_distribution(distribution_data(names, [3, 1], [2, 2])),
-                mistakes=draw_mistakes(mistakes),
-            ),
-        )
-    )
+
+
+def test_a_full_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
+    page_source = render_report(full_report((EVIL, "dog & <b>bone</b>"), EVIL))
     page = Page(page_source)
-    assert page.tags.count("svg") == 5
-    assert "script" not in page.tags
+    assert page.tags.count("svg") == 6  # a matrix of two classes is a table, not a figure
+    assert page.tags.count("script") == 1
     assert "b" not in page.tags
     assert EVIL in page.text
     assert "dog & <b>bone</b>" in page.text
     assert "Conv2d-1" in page.text
+    assert_self_contained(page, page_source)
+
+
+@pytest.mark.parametrize("text", [name for name in hostile.NAMES if name])
+def test_hostile_text_adds_no_element_and_no_attribute(text: str) -> None:
+    def skeleton(name: str) -> list[str]:
+        page = Page(render_report(full_report((name, f"{name} 2"), name, drawn=False)))
+        assert_self_contained(page, "")
+        return page.tags + [attribute for attribute, _ in page.attributes]
+
+    assert skeleton(text) == skeleton("harmless")
+
+
+def assert_self_contained(page: Page, source: str) -> None:
     for name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
             assert value.startswith(("#", "data:image/png;base64,")), value
-        assert "url(" not in value or re.fullmatch(r".*url\(#[\w-]+\).*", value, re.DOTALL), value
-    assert "@import" not in page_source
-    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+        if name not in ("aria-label", "title", "alt"):  # which are read as text
+            assert "url(" not in value or re.fullmatch(r".*url\(#[\w-]+\).*", value, re.DOTALL), value
+        assert not name.startswith("on")
+    assert "@import" not in source
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    anchors = {value[1:] for name, value in page.attributes if name == "href"}
-    assert anchors <= set(ids)
+    assert {value[1:] for name, value in page.attributes if name == "href"} <= set(ids)
+
+
+def test_the_policy_allows_the_one_script_of_the_page_and_nothing_else() -> None:
+    source = render_report(report())
+    script = re.search("<script>(.*?)</script>", source, re.DOTALL)
+    assert script is not None
+    digest = b64encode(sha256(script[1].encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert ("content", policy) in Page(source).attributes
+    assert source.index("Content-Security-Policy") < source.index("<title>")
+
+
+def test_a_confusion_matrix_of_numbers_replaces_the_figure_up_to_25_classes() -> None:
+    def page_of(classes: int) -> Page:
+        content = full_report(tuple(f"class {k}" for k in range(classes)), "text", drawn=False)
+        assert content.evaluation is not None
+        figure = draw_confusion(confusion_data(content.evaluation))
+        return Page(render_report(replace(content, figures=RunFigures(confusion=figure))))
+
+    few, many = page_of(25), page_of(26)
+    assert (few.tags.count("svg"), many.tags.count("svg")) == (0, 1)
+    assert "“class 3” taken for “class 4”: 1 image, 33.3 % of the class" in few.text
+    assert "“class 3” recognised: 2 images, 66.7 % of the class" in few.text
+    assert "Too many classes to number every cell" in many.text
+    assert "recognised" not in many.text
 
 
 def test_the_head_says_what_was_measured_on_what() -> None:

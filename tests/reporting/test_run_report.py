@@ -1,7 +1,9 @@
-"""The figure of an augmented batch shows what training was given."""
+"""What a run folder keeps for its figures, and what its page makes of it."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import thriftnet, write_tiny_data
+from tests.conftest import Trained, thriftnet, write_tiny_data
 from tests.training.conftest import tiny_recipe
 from thriftnet import recipe as recipes
+from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.training import loop
 from thriftnet.training.step import train_step
 
@@ -40,3 +43,56 @@ def test_mixed_and_resized_images_are_those_of_the_first_step(tmp_path: Path, mo
     expected = (shown[0][:16, 0] * 0.5 + 0.25) * 255
     np.testing.assert_allclose(augmented[..., 0], expected.numpy(), atol=0.51)
     assert (run / "figures" / "augmented-batch.png").exists()
+
+
+def test_evaluation_keeps_the_images_of_the_confusion_matrix_so_that_a_report_needs_no_data(trained: Trained) -> None:
+    outcome = thriftnet("evaluate", trained.path, "--data", trained.data)
+    assert outcome.status == 0, outcome.stderr
+    with np.load(trained.path / "figures" / "confusion-test.npz") as kept:
+        images, true, predicted = kept["images"], kept["true"], kept["predicted"]
+    evaluation = Evaluation.from_dict(json.loads((trained.path / "evaluation-test.json").read_text()))
+    for pair in set(zip(true.tolist(), predicted.tolist(), strict=True)):
+        shown = int(((true == pair[0]) & (predicted == pair[1])).sum())
+        assert shown == min(evaluation.confusion[pair[0]][pair[1]], 12)
+    trained_on = np.load(trained.data)
+    stored = {image.tobytes() for image in trained_on["x_test"][:, 0]}
+    assert all(image[..., 0].tobytes() in stored for image in images)
+    moved = trained.data.with_suffix(".away")
+    trained.data.rename(moved)
+    try:
+        report = write_and_read(trained)
+    finally:
+        moved.rename(trained.data)
+    assert report.count("<img ") == len(images)
+
+
+def test_a_run_evaluated_by_an_older_version_shows_its_matrix_without_images(trained: Trained) -> None:
+    assert thriftnet("evaluate", trained.path, "--data", trained.data).status == 0
+    (trained.path / "figures" / "confusion-test.npz").unlink()
+    report = write_and_read(trained)
+    assert "<img" not in report
+    assert '<table class="grid' in report
+
+
+@pytest.mark.parametrize("damage", ["cut", "another figure's", "not fitting"])
+def test_a_damaged_figure_file_is_named(trained: Trained, damage: str) -> None:
+    assert thriftnet("evaluate", trained.path, "--data", trained.data).status == 0
+    figures = trained.path / "figures"
+    path = figures / "confusion-test.npz"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif damage == "another figure's":
+        shutil.copy(figures / "mistakes-test.npz", path)
+    else:
+        with np.load(path) as kept:
+            parts = dict(kept)
+        np.savez(path, **{**parts, "true": parts["true"][:1]})
+    error = thriftnet("report", trained.path).error
+    assert f"{path} is damaged (" in error
+    assert "draw it again by evaluating" in error
+
+
+def write_and_read(trained: Trained) -> str:
+    outcome = thriftnet("report", trained.path)
+    assert outcome.status == 0, outcome.stderr
+    return Path(outcome.last_line).read_text("utf-8")

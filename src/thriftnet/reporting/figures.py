@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
@@ -111,7 +112,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     """An `<svg>` element to put into a page: transparent, in the page's colours, with ids that start with `name`.
 
     It holds no text from data except as outlines of letters, and no reference outside itself. `name` must be letters,
-    digits and hyphens; `description` is read out to those who cannot see it and must be plain text without markup.
+    digits and hyphens; `description`, any text, is read out to those who cannot see it.
     """
     svg = _render(figure, "svg", background=False).decode()
     svg = svg[svg.index("<svg") :]
@@ -122,12 +123,16 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     for colour, variable in _PAGE_COLOURS.items():
         svg = svg.replace(colour, f"var({variable}, {colour})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
 
 def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A class name on one line and cut to `longest` characters, so that no label covers another."""
-    line = " ".join(name.split())
+    """A class name on one line and cut to `longest` characters, so that no label covers another.
+
+    What cannot be printed (control characters, a file name's bytes that are no text) becomes a replacement character,
+    and nothing a dash.
+    """
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split())) or "–"
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 

@@ -1,8 +1,4 @@
-"""The report of a run as one HTML file that needs nothing else.
-
-Style, figures (SVG) and images (PNG inside the SVG) are in the file; a content security policy in its head forbids any
-request. Text is escaped by the template, whoever it comes from.
-"""
+"""The report of a run as one HTML file that needs nothing else: its sections, and what is said with each number."""
 
 from __future__ import annotations
 
@@ -13,7 +9,23 @@ from typing import TYPE_CHECKING, Literal
 
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.models.summary import Summary
-from thriftnet.reporting.figures import inline_svg
+from thriftnet.reporting.confusion import GRID_CLASSES, ConfusedImages, Confusion
+from thriftnet.reporting.page import (
+    Block,
+    Code,
+    Drawing,
+    Facts,
+    Heading,
+    Headline,
+    Page,
+    Section,
+    Side,
+    Sides,
+    SmallDrawings,
+    Table,
+    Text,
+    render_page,
+)
 from thriftnet.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -24,6 +36,7 @@ _VIEWS = {
     "flip": "it and its mirror image, averaged",
     "flip_shift": "it and its mirror image, each also shifted by one pixel, averaged",
 }
+TEST_SELECTED = "test-selected"
 _SELECTION_RULES = {
     "validation": "best validation accuracy",
     "last": "the last epoch",
@@ -51,19 +64,9 @@ class RunFigures:
     learning_rate: Figure | None = None
     augmented: Figure | None = None
     confusion: Figure | None = None
+    """Of more classes than a matrix of numbers can show."""
     distribution: Figure | None = None
     mistakes: Figure | None = None
-
-
-_DESCRIPTIONS = {
-    "loss": "Loss by epoch",
-    "accuracy": "Accuracy by epoch",
-    "learning_rate": "Learning rate by step",
-    "augmented": "Training images before and after augmentation",
-    "confusion": "Confusion matrix",
-    "distribution": "Predicted and true images by class",
-    "mistakes": "The most confident mistakes",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,6 @@ class RunReport:
     elapsed_s: float
     recipe_text: str
     command: str
-    version: str
     status: str = "completed"
     summary: str = ""
     paper: str = ""
@@ -102,6 +104,8 @@ class RunReport:
     evaluation: Evaluation | None = None
     evaluated_split: str = "test"
     tta: str = "none"
+    confused: ConfusedImages | None = None
+    """What the cells of the confusion matrix open."""
     layers: Summary | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     figures: RunFigures = RunFigures()
@@ -113,7 +117,7 @@ class _Result:
 
     value: str
     meaning: str
-    test_selected: bool
+    badge: str
     interval: str
     notes: tuple[str, ...]
     difference: str
@@ -126,30 +130,133 @@ def write_report(content: RunReport, path: Path) -> None:
 
 def render_report(content: RunReport) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    return render_page(run_page(content))
 
-    environment = Environment(
-        loader=PackageLoader("thriftnet.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+
+def run_page(run: RunReport) -> Page:
+    """The page as its parts."""
+    result = _result(run)
+    head: list[Block] = [Text(f"After {run.paper}", muted=True)] if run.paper else []
+    head.append(Headline(result.value, result.meaning, result.badge))
+    if result.interval:
+        head.append(Text(result.interval, muted=True))
+    head += [Text(note, note=True) for note in result.notes]
+    head.append(Facts(_facts(run)))
+    sections = [_claim_section(run.claim, result)] if run.claim is not None else []
+    sections += [_training_section(run), _evaluation_section(run)]
+    if run.figures.mistakes is not None:
+        caption = "In colour what the network took the image for, and how confidently; below it the label."
+        sections.append(
+            Section(
+                "Most confident mistakes", [Drawing(run.figures.mistakes, caption, alt="The most confident mistakes")]
+            )
+        )
+    if run.layers is not None:
+        sections.append(_network_section(run.layers))
+    sections.append(Section("Resolved recipe", [Code(run.recipe_text)]))
+    if run.environment:
+        sections.append(Section("Environment", [Facts(list(run.environment.items()))]))
+    sections.append(Section("Repeat it", [Code(run.command)]))
+    return Page("report of one run", f"{run.recipe}, seed {run.seed}", run.summary, sections, head)
+
+
+def _claim_section(claim: Claim, result: _Result) -> Section:
+    claimed = f"{claim.accuracy_percent:.2f}\u00a0%"
+    source = claim.source or "accuracy on the test images"
+    blocks: list[Block] = [
+        Sides(
+            [
+                Side("Claimed by the source, not measured here", claimed, source, claimed=True),
+                Side("Measured here", result.value, result.meaning, badge=result.badge),
+            ]
+        )
+    ]
+    if claim.not_comparable:
+        blocks.append(Text(f"Not comparable: {claim.not_comparable}", note=True))
+    elif result.difference:
+        blocks.append(Text(result.difference))
+    return Section("Claimed and measured", blocks)
+
+
+def _training_section(run: RunReport) -> Section:
+    figures = run.figures
+    loss = (
+        "Loss by epoch. Training values are means over the epoch while the weights change, on the images as the "
+        "network was shown them."
     )
-    environment.filters["percent"] = _percent
-    drawn = {name: getattr(content.figures, name) for name in _DESCRIPTIONS}
-    return environment.get_template("run.html.j2").render(
-        run=content,
-        evaluation=content.evaluation,
-        tests=content.evaluated_split == "test",
-        result=_result(content),
-        facts=_facts(content),
-        measures=_measures(content.evaluation, content.tta) if content.evaluation is not None else (),
-        figures={
-            name: None if figure is None else Markup(inline_svg(figure, name, _DESCRIPTIONS[name]))
-            for name, figure in drawn.items()
-        },
+    accuracy = "Accuracy by epoch. The dotted line marks the epoch whose weights were kept."
+    curves = [
+        Drawing(figure, caption)
+        for figure, caption in ((figures.loss, loss), (figures.accuracy, accuracy))
+        if figure is not None
+    ]
+    blocks: list[Block] = [SmallDrawings(curves)] if curves else []
+    if not curves and run.epochs == 0:
+        blocks.append(Text("No epoch has been completed yet.", muted=True))
+    if figures.learning_rate is not None:
+        blocks.append(Drawing(figures.learning_rate, "Learning rate by step."))
+    if figures.augmented is not None:
+        caption = "Training images as they are stored and as augmentation changed them."
+        blocks += [Heading("What the network is shown"), Drawing(figures.augmented, caption, wide=True)]
+    return Section("Training", blocks)
+
+
+def _evaluation_section(run: RunReport) -> Section:
+    evaluation = run.evaluation
+    if evaluation is None:
+        sealed = "" if run.selection == "test" else " Until then the test images are sealed."
+        return Section("Evaluation", [Text(f"Not evaluated yet; thriftnet evaluate does it.{sealed}", muted=True)])
+    rows = [
+        (row.name, _percent(row.precision), _percent(row.recall), _percent(row.f1), row.support, row.predicted)
+        for row in evaluation.classes
+    ]
+    by_class = Table(("Class", "Precision", "Recall", "F1", "Images", "Predicted"), rows)
+    undefined = (
+        "A dash stands for a ratio that is not defined: precision of a class never predicted, recall of a class "
+        "without images."
     )
+    blocks: list[Block] = [
+        Facts(_measures(evaluation, run.tta)),
+        Heading("By class"),
+        by_class,
+        Text(undefined, muted=True),
+        Heading("Confusion matrix"),
+        *_confusion_blocks(evaluation, run.confused, run.figures.confusion),
+    ]
+    if run.figures.distribution is not None:
+        caption = "How often each class is predicted, and how many images it has."
+        blocks += [Heading("Predicted classes"), Drawing(run.figures.distribution, caption)]
+    badge = TEST_SELECTED if run.evaluated_split == "test" and run.selection == "test" else ""
+    return Section(f"Evaluation on the {run.evaluated_split} images", blocks, badge)
+
+
+def _confusion_blocks(evaluation: Evaluation, images: ConfusedImages | None, figure: Figure | None) -> list[Block]:
+    caption = "Rows are true classes, columns predicted ones; colour is the share of the true class"
+    opens = "" if images is None else " A number opens its images."
+    matrix = Confusion(evaluation.class_names, evaluation.confusion, images)
+    if len(evaluation.class_names) <= GRID_CLASSES:
+        keys = " Arrow keys walk, Enter opens, Escape closes." if opens else ""
+        return [Text(f"{caption}, numbers are images, an empty cell is none.{opens}{keys}", muted=True), matrix]
+    blocks: list[Block] = [] if figure is None else [Drawing(figure, f"{caption}.", wide=True, alt="Confusion matrix")]
+    too_many = f"Too many classes to number every cell; these are the mistakes made most often.{opens}"
+    return [*blocks, Text(too_many, muted=True), matrix]
+
+
+def _network_section(layers: Summary) -> Section:
+    rows = [
+        (row.name, row.path, " × ".join(map(str, row.output_shape)).replace("-", "−"), row.parameters, row.macs)
+        for row in layers.layers
+    ]
+    table = Table(
+        ("Layer", "Module", "Output shape", "Parameters", "Multiply-adds"),
+        rows,
+        totals=("Total", "", "", layers.total_parameters, layers.macs),
+    )
+    sizes = (
+        f"For one image; −1 stands for the batch. Parameters take {layers.parameters_mb:.2f} MB in fp32, activations "
+        f"and their gradients {layers.forward_backward_mb:.2f} MB."
+    )
+    return Section("Network", [table, Text(sizes, muted=True)])
 
 
 def _result(run: RunReport) -> _Result:
@@ -187,7 +294,9 @@ def _result(run: RunReport) -> _Result:
     if accuracy is not None and split == "test" and run.claim is not None:
         points = 100 * accuracy - run.claim.accuracy_percent
         difference = f"Measured minus claimed: {points:+.2f} percentage points, from one run.".replace("-", "−")
-    return _Result(_percent(accuracy), meaning, test_selected, interval, tuple(notes), difference)
+    return _Result(
+        _percent(accuracy), meaning, TEST_SELECTED if test_selected else "", interval, tuple(notes), difference
+    )
 
 
 def _facts(run: RunReport) -> list[tuple[str, str]]:

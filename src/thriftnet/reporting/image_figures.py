@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _BATCH_COLUMNS = 8
 _MISTAKE_COLUMNS = 5
-_LARGEST_SIDE_PX = 128  # more would not be seen in a figure, and fills the report
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def augmented_batch_data(
     Both: [N, C, H, W], uint8 or float in [0, 1]; `labels`: int64 [N].
     """
     names = tuple(class_names[label] for label in labels[:limit].tolist())
-    return AugmentedBatchData(_pixels(originals[:limit]), _pixels(augmented[:limit]), names)
+    return AugmentedBatchData(pixels(originals[:limit]), pixels(augmented[:limit]), names)
 
 
 @styled
@@ -89,7 +88,7 @@ def mistakes_data(
     wrong = (predicted != labels).nonzero().squeeze(1)
     shown = wrong[torch.sort(confidence[wrong], descending=True, stable=True).indices[:limit]]
     return MistakesData(
-        images=_pixels(images[shown]),
+        images=pixels(images[shown]),
         predicted_names=tuple(class_names[k] for k in predicted[shown].tolist()),
         true_names=tuple(class_names[k] for k in labels[shown].tolist()),
         confidences=tuple(confidence[shown].tolist()),
@@ -123,19 +122,22 @@ def draw_mistakes(data: MistakesData) -> Figure:
     return figure
 
 
-def _pixels(images: Tensor) -> np.ndarray:
-    """uint8 [M, H, W, 3] from uint8 or float [M, C, H, W]; larger ones are reduced to 128 pixels a side."""
+def pixels(images: Tensor, largest_side_px: int = 128) -> np.ndarray:
+    """uint8 [M, H, W, 3] from uint8 or float [M, C, H, W]; larger ones are reduced to `largest_side_px` a side.
+
+    More would not be seen in a figure, and fills the report.
+    """
     from PIL import Image
 
     images = images.detach().cpu()
     if images.is_floating_point():
         images = images.clamp(0, 1).mul(255).round().to(torch.uint8)
-    pixels: np.ndarray = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-    side = max(pixels.shape[1:3])
-    if side <= _LARGEST_SIDE_PX or len(pixels) == 0:
-        return pixels
-    size = (_LARGEST_SIDE_PX * pixels.shape[2] // side, _LARGEST_SIDE_PX * pixels.shape[1] // side)
-    return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in pixels])
+    whole: np.ndarray = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+    side = max(whole.shape[1:3])
+    if side <= largest_side_px or len(whole) == 0:
+        return whole
+    size = (largest_side_px * whole.shape[2] // side, largest_side_px * whole.shape[1] // side)
+    return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in whole])
 
 
 def _image_axes(figure: Figure, columns: int, height: float, left: float) -> Axes:

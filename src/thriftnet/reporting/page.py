@@ -1,31 +1,48 @@
-"""A self-contained HTML page made of sections of text, tables and figures: studies, comparisons, the ledger.
+"""A self-contained HTML page made of sections of text, tables and figures: runs, studies, comparisons, the ledger.
 
-Style, figures (SVG) and scripts are in the file; a content security policy in its head forbids any request. Text is
-escaped by the template, whoever it comes from.
+Style, figures (SVG), images and one script are in the file; a content security policy in its head forbids any request
+and any script but that one, whose SHA-256 it names. Text is escaped by the templates, whoever it comes from. Without
+scripts everything can be read; with them tables sort and filter, and a confusion matrix is walked with arrow keys.
 """
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import thriftnet
+from thriftnet.reporting.confusion import Confusion, shown_confusion
 from thriftnet.reporting.figures import inline_svg
+from thriftnet.reporting.tables import Cell, Link, Table, cell_text, shown_table
 from thriftnet.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Cell = str | int | float | None
+__all__ = [
+    "Block", "Cell", "Code", "Confusion", "Drawing", "Facts", "Heading", "Headline", "Link", "Page", "Section", "Side",
+    "Sides", "SmallDrawings", "Table", "Text", "render_page", "write_page",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Text:
-    """One paragraph; `note` sets it apart as something that a number must be read with."""
+    """One paragraph; `note` sets it apart as something that a number must be read with, `muted` takes it back."""
 
     text: str
     note: bool = False
+    muted: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading below the section's."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -43,24 +60,50 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Columns and rows; a column of numbers sorts as numbers. None is shown as a dash."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
 class Drawing:
-    """A figure with the sentence that explains it."""
+    """A figure with the sentence that explains it; `alt` is read out in its place, by default the caption."""
 
     figure: Figure
     caption: str
     wide: bool = False
+    alt: str = ""
 
 
-Block = Text | Facts | Code | Table | Drawing
+@dataclass(frozen=True)
+class SmallDrawings:
+    """Figures side by side where there is room."""
+
+    drawings: Sequence[Drawing]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one number of a page with its meaning; `badge` is a word that must stand wherever the number does."""
+
+    value: str
+    meaning: str
+    badge: str = ""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of several numbers that are set against each other; `claimed` ones were not measured here."""
+
+    title: str
+    value: str
+    meaning: str
+    claimed: bool = False
+    badge: str = ""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Claimed and measured, side by side and never mixed."""
+
+    sides: Sequence[Side]
+
+
+Block = Text | Heading | Facts | Code | Table | Drawing | SmallDrawings | Headline | Sides | Confusion
 
 
 @dataclass(frozen=True)
@@ -69,16 +112,21 @@ class Section:
 
     title: str
     blocks: Sequence[Block]
+    badge: str = ""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page. `kind` says what it reports on, `lead` is the finding in one or two sentences."""
+    """A whole page. `kind` says what it reports on, `lead` is the finding in one or two sentences.
+
+    `head` stands above the links to the sections.
+    """
 
     kind: str
     title: str
     lead: str
     sections: Sequence[Section]
+    head: Sequence[Block] = ()
 
 
 def write_page(page: Page, path: Path) -> None:
@@ -98,18 +146,20 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["block"] = lambda block, kind: type(block).__name__ == kind
-    environment.filters["cell"] = _cell
-    numbers = iter(range(1_000_000))  # the parts of each SVG need names of their own
+    numbers = iter(range(1_000_000))  # the parts of each figure need names of their own
+    environment.tests["a"] = lambda block, kind: type(block).__name__ == kind
+    environment.filters["cell"] = cell_text
+    environment.filters["table"] = shown_table
+    environment.filters["confusion"] = lambda block: shown_confusion(block, f"pair-{next(numbers)}")
     environment.filters["svg"] = lambda drawing: Markup(
-        inline_svg(drawing.figure, f"drawing-{next(numbers)}", drawing.caption)
+        inline_svg(drawing.figure, f"drawing-{next(numbers)}", drawing.alt or drawing.caption)
     )
-    return environment.get_template("page.html.j2").render(page=page)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    script = environment.get_template("script.js.j2").render()
+    text = environment.get_template("page.html.j2").render(
+        page=page,
+        script=Markup(script),
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=thriftnet.__version__,
+    )
+    # Names of files may hold bytes that are no text; Python carries them as lone surrogates.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,24 +1,22 @@
 """From a run folder to its figures and its page: what is drawn when, and where it is kept.
 
-`figures/` holds each figure as PNG and SVG. The two figures that show images keep their data beside them (.npz), so
-that a report can be written without the data set.
+`figures/` holds each figure as PNG and SVG. Those that show images, and the confusion matrix whose cells open them,
+keep their data beside them (.npz), so that a report can be written without the data set.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import shlex
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pydantic
 import torch
 
-import thriftnet
 from thriftnet import recipe as recipes
 from thriftnet.augment.draws import Draws
 from thriftnet.augment.policy import build_policy
@@ -31,6 +29,7 @@ from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import summarize
 from thriftnet.optim.schedules import Schedule
 from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
+from thriftnet.reporting.confusion import GRID_CLASSES, ConfusedImages, confused_images_data
 from thriftnet.reporting.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
 from thriftnet.reporting.figures import save
 from thriftnet.reporting.html import Claim, RunFigures, RunReport, write_report
@@ -49,6 +48,8 @@ from thriftnet.training.loop import EVALUATED_SPLIT, resize_and_mix
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+D = TypeVar("D", AugmentedBatchData, MistakesData, ConfusedImages)
+
 SHOWN_IMAGES = 16
 ORIGINAL_PIXELS = ("cifar-python", "cifar-binary")  # the layouts in which CIFAR's own pixels are distributed
 
@@ -63,13 +64,18 @@ def draw_training_figures(run: Run, data: TrainingData) -> None:
 
 
 def draw_evaluation_figures(measurement: Measurement) -> None:
-    """Confusion matrix, class distribution and most confident mistakes of a split. Raises StorageError."""
+    """Confusion matrix with its images, class distribution and most confident mistakes of a split.
+
+    Raises StorageError.
+    """
     run, evaluation = measurement.run, measurement.evaluation
     suffix = measurement.path.stem.removeprefix("evaluation-")
     mistakes = mistakes_data(
         measurement.images.images, measurement.logits, measurement.images.labels, evaluation.class_names
     )
+    confused = confused_images_data(measurement.images.images, measurement.logits, measurement.images.labels)
     _write_arrays(run, f"mistakes-{suffix}", asdict(mistakes))
+    _write_arrays(run, f"confusion-{suffix}", asdict(confused))
     _save(run, f"mistakes-{suffix}", draw_mistakes(mistakes))
     _save(run, f"confusion-{suffix}", draw_confusion(confusion_data(evaluation)))
     _save(run, f"distribution-{suffix}", draw_distribution(_distribution(evaluation)))
@@ -86,8 +92,10 @@ def gather(run: Run) -> RunReport:
     evaluation, suffix = _stored_evaluation(run)
     kept = result["selected"]
     curves = _curves(run)
-    batch = _read_arrays(run, "augmented-batch")
-    mistakes = _read_arrays(run, f"mistakes-{suffix}") if evaluation is not None else None
+    batch = _read_arrays(run, "augmented-batch", AugmentedBatchData)
+    mistakes = _read_arrays(run, f"mistakes-{suffix}", MistakesData) if evaluation is not None else None
+    confused = _read_arrays(run, f"confusion-{suffix}", ConfusedImages) if evaluation is not None else None
+    many_classes = len(run.data.class_names) > GRID_CLASSES
     network = build_on_meta(recipe.model, run.data.channels, len(run.data.class_names))
     return RunReport(
         recipe=recipe.name,
@@ -110,7 +118,6 @@ def gather(run: Run) -> RunReport:
         elapsed_s=result["elapsed_s"],
         recipe_text=recipes.to_toml(recipe),
         command=_command(run),
-        version=thriftnet.__version__,
         status=result["status"],
         summary=recipe.summary,
         paper=recipe.paper,
@@ -120,16 +127,17 @@ def gather(run: Run) -> RunReport:
         claim=_claim(run),
         evaluation=evaluation,
         evaluated_split=suffix,
+        confused=confused,
         layers=summarize(network, (run.data.channels, run.data.image_side, run.data.image_side)),
-        environment={key: value if isinstance(value, str) else json.dumps(value) for key, value in environment.items()},
+        environment={key.replace("_", " "): _in_words(value) for key, value in environment.items()},
         figures=RunFigures(
             loss=draw_curves(curves, ("loss",)),
             accuracy=draw_curves(curves, ("accuracy",)),
             learning_rate=draw_learning_rate(_learning_rates(run)),
-            augmented=draw_augmented_batch(AugmentedBatchData(**batch)) if batch is not None else None,
-            confusion=draw_confusion(confusion_data(evaluation)) if evaluation is not None else None,
+            augmented=draw_augmented_batch(batch) if batch is not None else None,
+            confusion=draw_confusion(confusion_data(evaluation)) if evaluation is not None and many_classes else None,
             distribution=draw_distribution(_distribution(evaluation)) if evaluation is not None else None,
-            mistakes=draw_mistakes(MistakesData(**mistakes)) if mistakes is not None else None,
+            mistakes=draw_mistakes(mistakes) if mistakes is not None else None,
         ),
     )
 
@@ -210,6 +218,20 @@ def _command(run: Run) -> str:
     return f"thriftnet train {recipe} --data {shlex.quote(run.data.location)}"
 
 
+def _in_words(value: Any) -> str:
+    """A value of environment.json as a sentence's part."""
+    match value:
+        case dict():
+            return ", ".join(f"{key} {inside}" for key, inside in value.items())
+        case list():
+            return "; ".join(map(str, value))
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+    return str(value)
+
+
 def _save(run: Run, name: str, figure: Figure) -> None:
     folder = run.path / "figures"
     try:
@@ -232,15 +254,15 @@ def _write_arrays(run: Run, name: str, values: dict[str, Any]) -> None:
     write_atomic(folder / f"{name}.npz", buffer.getvalue())
 
 
-def _read_arrays(run: Run, name: str) -> dict[str, Any] | None:
+def _read_arrays(run: Run, name: str, kind: type[D]) -> D | None:
     """The figure's data, or None where it was never drawn."""
     path = run.path / "figures" / f"{name}.npz"
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: _unpacked(arrays[key]) for key in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return kind(**{key: _unpacked(arrays[key]) for key in arrays.files})
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} is damaged ({error}); delete it, or draw it again by evaluating") from None
 
 

@@ -1,0 +1,79 @@
+"""What cells show, and by what their columns are sorted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thriftnet.reporting.tables import Cell, Link, Table, cell_text, shown_table
+
+
+def column(*cells: Cell) -> tuple[str, list[str]]:
+    """The column's kind, and what each cell is sorted by."""
+    columns, rows = shown_table(Table(["name"], [[cell] for cell in cells]))
+    return columns[0].kind, ["absent" if row[0].absent else row[0].sorted_by for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (1234567, "1,234,567"),
+        (0.123456, "0.1235"),
+        (math.inf, "inf"),
+        (True, "yes"),
+        ("<b>", "<b>"),
+        (Link(1234, "there"), "1,234"),
+    ],
+)
+def test_what_a_cell_shows(value: Cell, text: str) -> None:
+    assert cell_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "sorted_by"),
+    [
+        ((3, 1.5, None), "number", ["3.0", "1.5", "absent"]),
+        ((1, math.nan, -math.inf, "-"), "number", ["1.0", "absent", "-Infinity", "absent"]),
+        (("91.47 %", "100.00\u00a0%", "–"), "number", ["91.47", "100.0", "absent"]),
+        (("91.47 ± 0.20 %", "84.5 % (validation)", "89–90 %"), "number", ["91.47", "84.5", "89.0"]),
+        (("4,815,940", "2,799,146"), "number", ["4815940.0", "2799146.0"]),
+        (("−1.5", "+2", "1e-3"), "number", ["-1.5", "2.0", "0.001"]),
+        (("2 h 5 min", "45 min", "17.6 s", "1 min 2 s"), "number", ["7500.0", "2700.0", "17.6", "62.0"]),
+        ((Link(12, "a"), Link(3, "b")), "number", ["12.0", "3.0"]),
+        ((0.5, 0.7, "not run"), "number", ["0.5", "0.7", ""]),
+        (("12 MB", "13 MB", "1 GB"), "number", ["12.0", "13.0", ""]),  # another unit is no smaller number
+        (("liu-4x2", "xu-resnet18"), "text", ["", ""]),
+        (("−1 × 16 × 32 × 32", "−1 × 10"), "text", ["", ""]),
+        (("2026-07-01", "2026-08-01"), "text", ["", ""]),
+        (("12ab34", "3x3", "1 of 5"), "text", ["", "", ""]),
+        ((None, None), "text", ["absent", "absent"]),
+        (("a", "a sentence that is too long for one line of a table"), "long", ["", ""]),
+    ],
+)
+def test_a_column_of_numbers_of_one_unit_sorts_as_numbers(
+    cells: tuple[Cell, ...], kind: str, sorted_by: list[str]
+) -> None:
+    assert column(*cells) == (kind, sorted_by)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.booleans()), min_size=1))
+def test_every_cell_is_shown_whatever_it_holds(cells: list[Cell]) -> None:
+    columns, rows = shown_table(Table(["name"], [[cell] for cell in cells]))
+    assert [row[0].text for row in rows] == [cell_text(cell) for cell in cells]
+    for row in rows:
+        if row[0].sorted_by:
+            assert columns[0].kind == "number"
+            float(row[0].sorted_by.replace("Infinity", "inf"))
+
+
+def test_a_table_may_be_empty_and_totals_must_fit() -> None:
+    columns, rows = shown_table(Table(["a", "b"], []))
+    assert [column.name for column in columns] == ["a", "b"]
+    assert rows == []
+    with pytest.raises(ValueError, match="a row of 1 cells does not fit 2 columns"):
+        shown_table(Table(["a", "b"], [], totals=[1]))
