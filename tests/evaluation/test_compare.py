@@ -147,7 +147,7 @@ class TestCrossed:
     def test_it_covers_other_seeds_and_other_images_at_once(self, paired: bool) -> None:
         """Of 700 simulated comparisons of three seeds, about 95 % of the intervals must hold the truth, 0.
 
-        Seeds move accuracy by 2 %, images differ by 20 %, a single run's answer by 20 % more: on 100 images each part
+        Seeds move accuracy by 4 %, images differ by 20 %, a single run's answer by 20 % more: on 100 images each part
         matters. An interval that varies only the images holds it far less often, as asserted below.
         """
         generator, comparisons, seeds, images = np.random.default_rng(5), 700, 3, 100
@@ -156,7 +156,7 @@ class TestCrossed:
 
             def side(of_images: np.ndarray) -> np.ndarray:
                 noise = generator.normal(0, 0.2, (seeds, images))
-                return of_images + generator.normal(0, 0.02, (seeds, 1)) + noise
+                return of_images + generator.normal(0, 0.04, (seeds, 1)) + noise
 
             if paired:
                 groups = [side(generator.normal(0, 0.2, images))]
@@ -166,8 +166,8 @@ class TestCrossed:
             held += interval.low <= 0 <= interval.high
             of_images = np.sum([group.mean(0) for group in groups], axis=0)
             held_by_images_alone += abs(of_images.mean()) <= 1.98 * of_images.std(ddof=1) / images**0.5
-        assert 0.92 <= held / comparisons <= 0.99
-        assert held_by_images_alone / comparisons < 0.9
+        assert 0.9 <= held / comparisons <= 0.99
+        assert held_by_images_alone / comparisons < 0.85
 
     def test_one_seed_or_one_image_bounds_nothing(self) -> None:
         for scores in (crossed(1, 9, 0), crossed(4, 1, 0)):

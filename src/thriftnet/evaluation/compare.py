@@ -138,8 +138,8 @@ def crossed_estimate(*groups: NDArray[np.generic]) -> CrossedEstimate:
     analysis comes: variance = (MS_seeds + max(MS_images - MS_residual, 0)) / (S N), with the degrees of freedom of
     S. L. Hillis, Statistics in Medicine 26, 2007, pages 596-619; for unequal seeds S. L. Hillis, Statistics in
     Medicine 33, 2014, pages 330-360. Both were made for few readers, where a bootstrap over seeds is too narrow. With
-    two seeds they are still a little too sure: simulated 95 % intervals held the truth in 88 to 94 % of cases, with
-    three or more in 93 to 95 %.
+    two seeds they are still too sure: simulated 95 % intervals held the truth in 88 to 95 % of cases, with three in 92
+    to 95 %, with five in 94 to 95 %.
 
     With a single seed or image the error is unknown: infinite. Raises ValueError for empty or unequal groups, or NaN.
     """
