@@ -16,8 +16,10 @@ from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.open import open_source
 from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.prepare import prepare
+from thriftnet.data.statistics import fingerprint
 from thriftnet.errors import DataError
 from thriftnet.evaluation.metrics import Evaluation, evaluate_logits
+from thriftnet.evaluation.per_image import PerImageResults
 from thriftnet.evaluation.predict import Averaging, predict_logits
 from thriftnet.evaluation.prediction_file import write_predictions
 from thriftnet.run import Run
@@ -115,6 +117,7 @@ def measure(
 ) -> Measurement:
     """Measure `run` on a split of its data (or of `data`, where it has moved) and write `evaluation-<split>.json`.
 
+    What the network said of each image goes into a safetensors file of the same name; see `evaluation.per_image`.
     Opening the test split is logged in the run. Raises DataError for data that does not fit the run, RunFolderError
     for a damaged one.
     """
@@ -145,6 +148,8 @@ def measure(
         "precision": runtime.precision,
     }
     measurement = Measurement(run, split, weights, tta, images, logits, evaluation, context)
+    # Before the JSON, so that where there is a number there is also what it was counted from.
+    _per_image(measurement, source.location).write(measurement.path.with_suffix(".safetensors"))
     run.folder.write_json(measurement.path.name, measurement.as_dict())
     run.folder.log("evaluated", split=split, accuracy=evaluation.accuracy, weights=weights, tta=tta)
     return measurement
@@ -174,6 +179,18 @@ def predict(
         columns = chances if probabilities else None
         write_predictions(Path(out), predictions.ids, predictions.labels, columns, facts.class_names, names)
     return predictions
+
+
+def _per_image(measurement: Measurement, location: str) -> PerImageResults:
+    labels, chances = measurement.images.labels, measurement.logits.softmax(1)
+    return PerImageResults(
+        labels=labels,
+        predicted=measurement.logits.argmax(1),
+        true_class_probability=chances.gather(1, labels[:, None])[:, 0],
+        location=location,
+        images_sha256=fingerprint(measurement.images),
+        weights_sha256=measurement.run.folder.weights_sha256(measurement.weights),
+    )
 
 
 def _split(source: Source, run: Run, split: Split) -> LabelledImages:
