@@ -29,8 +29,8 @@ from thriftnet.run import DataFacts, Run
 from thriftnet.training.progress import SilentDisplay
 
 PUBLIC = [
-    "ThriftnetError", "build", "data_info", "evaluate", "load_recipe", "load_run", "predict", "recipe_table", "report",
-    "resume", "summary", "train",
+    "ThriftnetError", "build", "compare", "data_info", "evaluate", "load_recipe", "load_run", "predict", "recipe_table",
+    "report", "resume", "summary", "train", "train_seeds",
 ]  # fmt: skip
 
 
@@ -53,11 +53,12 @@ def test_no_module_hides_a_function_of_its_name(first: str) -> None:
 def test_every_command_is_a_function_with_its_words() -> None:
     """An option of a command that the function lacks would be a thing that only the command line can do."""
     elsewhere = {
-        "train": {"resume"},  # the function `resume`
+        "train": {"resume", "seeds"},  # the functions `resume` and `train_seeds`
+        "compare": {"as_json"},
         "evaluate": {"as_json"},
         "summary": {"as_json", "classes", "channels", "side"},  # num_classes, in_channels, image_side
     }
-    for name in ("train", "evaluate", "predict", "report", "summary"):
+    for name in ("train", "evaluate", "compare", "predict", "report", "summary"):
         options = set(inspect.signature(getattr(cli, name)).parameters) - elsewhere.get(name, set())
         assert options <= set(inspect.signature(getattr(thriftnet, name)).parameters), name
 

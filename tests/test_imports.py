@@ -26,6 +26,7 @@ ORDER = [
     "inference",
     "reporting",
     "campaign",
+    "comparison",
     "api",
     "cli",
     "__main__",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thriftnet.api import (
         build,
+        compare,
         data_info,
         evaluate,
         load_recipe,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         resume,
         summary,
         train,
+        train_seeds,
     )
     from thriftnet.errors import ThriftnetError
 
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ThriftnetError",
     "build",
+    "compare",
     "data_info",
     "evaluate",
     "load_recipe",
@@ -46,6 +49,7 @@ __all__ = [
     "resume",
     "summary",
     "train",
+    "train_seeds",
 ]
 
 
