@@ -73,8 +73,7 @@ def train_recipe_seeds(
     Every folder is looked at before the first training. Raises RunFolderError for one that holds something else,
     UserError under torchrun, and what `campaign.train_missing` raises.
     """
-    if from_environment(os.environ).several:
-        raise UserError("several seeds are trained one after another by one process; start without torchrun")
+    _require_one_process()
     if RunFolder(folder).has("recipe.toml"):
         raise RunFolderError(f"{folder} is a run itself; give --out a folder that several runs can lie in")
     planned = [recipes.with_changes(recipe, {"training": {"seed": seed}}) for seed in seeds]
@@ -124,6 +123,7 @@ def compare(
     Raises UserError for sides that cannot be understood, or of which no two can be compared; RunFolderError,
     DataError and what training raises.
     """
+    _require_one_process()
     if not 2 <= len(sides) <= len(LETTERS):
         raise UserError(f"{len(sides)} sides were given; 2 to {len(LETTERS)} can be compared")
     named = {side: recipes.load(side, overrides) for side in dict.fromkeys(sides) if _is_recipe(side)}
@@ -155,6 +155,11 @@ def compare(
     for option, value in [*options, *(("--set", override) for override in overrides)]:
         words += [option, str(value)] if value is not None else []
     return compare_sides(measured, split, location, shlex.join(words), barred)
+
+
+def _require_one_process() -> None:
+    if from_environment(os.environ).several:
+        raise UserError("several runs are trained and compared one after another; start without torchrun")
 
 
 def _is_recipe(side: str) -> bool:
@@ -277,7 +282,7 @@ def _per_image(run: Run, split: Split, data: str | None, tell: Tell) -> PerImage
 def _spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2%} (one seed, so nothing is known of its spread)"
-    interval = mean_interval(values)
+    interval = mean_interval(values).within(0, 1)
     return (
         f"mean {interval.estimate:.2%}, standard deviation {stdev(values):.2%}, "
         f"95 % interval {interval_text(interval, '%')} ({len(values)} seeds; covers other seeds, not other images)"

@@ -72,6 +72,10 @@ class TestMeans:
         assert mean_estimate([0.0, 0.0]).p_value == 1.0
         assert mean_estimate([0.5, 0.5]).p_value == 0.0
 
+    def test_it_can_be_cut_to_what_is_possible(self) -> None:
+        assert bounds(mean_interval([0.5, 0.99]).within(0, 1)) == (0.745, 0, 1)
+        assert bounds(Interval(0.5, 0.4, 0.6).within(0, 1)) == (0.5, 0.4, 0.6)
+
     @pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf, 0.0]])
     def test_nothing_and_nan_are_refused(self, values: list[float]) -> None:
         with pytest.raises(ValueError, match=r"no values|NaN or infinite"):
@@ -79,6 +83,7 @@ class TestMeans:
 
 
 class TestUnpaired:
+    @pytest.mark.filterwarnings("ignore:Precision loss")
     @given(several, several, st.sampled_from([0.9, 0.95]))
     def test_agrees_with_welch_in_scipy(self, first: list[float], second: list[float], confidence: float) -> None:
         estimate = unpaired_estimate(first, second)

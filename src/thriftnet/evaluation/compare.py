@@ -43,6 +43,10 @@ class Interval:
         """The interval of the opposite difference."""
         return Interval(-self.estimate, -self.high, -self.low, self.confidence)
 
+    def within(self, low: float, high: float) -> Interval:
+        """Cut to what is possible, for example accuracies from 0 to 1; that loses no truth."""
+        return Interval(self.estimate, max(self.low, low), min(self.high, high), self.confidence)
+
     def as_dict(self) -> dict[str, float | None]:
         """Ready for JSON, which has no infinity: None where unbounded."""
         return {

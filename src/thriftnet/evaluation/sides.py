@@ -75,7 +75,7 @@ class Side:
     def interval(self) -> Interval:
         """Over seeds on these images (Student's t); of a single run over images (Wilson's)."""
         if len(self.seeds) > 1:
-            return mean_interval(self.accuracies)
+            return mean_interval(self.accuracies).within(0, 1)
         return Interval(self.mean, *wilson_interval(int(self.correct.sum()), self.correct.size, CONFIDENCE))
 
     @property

@@ -133,8 +133,8 @@ def write_comparison_report(comparison: Comparison, path: Path) -> None:
 
 def _sides(comparison: Comparison) -> list[Facts | Drawing | Table]:
     columns = [
-        "", "side", "seeds", "epochs", "parameters", "trained on", "epoch kept by", "accuracy %", "sd", "95 % interval",
-        "covers",
+        "", "side", "seeds", "epochs", "parameters", "epoch kept by", "accuracy %", "sd", "95 % interval", "covers",
+        "trained on",
     ]  # fmt: skip
     rows = [
         [
@@ -143,12 +143,12 @@ def _sides(comparison: Comparison) -> list[Facts | Drawing | Table]:
             len(side.seeds),
             epochs_text(side.epochs),
             side.parameters,
-            side.trained_on,
             side.selection,
             round(100 * side.mean, 2),
             None if side.sd is None else round(100 * side.sd, 2),
             interval_text(side.interval, "%"),
             side.covers,
+            side.trained_on,
         ]
         for letter, side in zip(LETTERS, comparison.sides, strict=False)
     ]
