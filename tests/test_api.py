@@ -29,8 +29,9 @@ from thriftnet.run import DataFacts, Run
 from thriftnet.training.progress import SilentDisplay
 
 PUBLIC = [
-    "ThriftnetError", "build", "calibrate", "data_info", "evaluate", "evaluate_shift", "landscape", "load_recipe",
-    "load_run", "predict", "recipe_table", "remedies", "report", "resume", "summary", "train",
+    "ThriftnetError", "build", "calibrate", "compare", "data_info", "evaluate", "evaluate_shift", "landscape",
+    "load_recipe", "load_run", "predict", "recipe_table", "remedies", "report", "resume", "summary", "train",
+    "train_seeds",
 ]  # fmt: skip
 
 
@@ -53,13 +54,15 @@ def test_no_module_hides_a_function_of_its_name(first: str) -> None:
 def test_every_command_is_a_function_with_its_words() -> None:
     """An option of a command that the function lacks would be a thing that only the command line can do."""
     elsewhere = {
-        "train": {"resume"},  # the function `resume`
+        "train": {"resume", "seeds"},  # the functions `resume` and `train_seeds`
         "evaluate": {"as_json", "shift", "shift_images", "html"},  # the function `evaluate_shift`
+        "compare": {"as_json"},
         "landscape": {"as_json"},
         "remedies": {"as_json", "shift_images"},  # images
         "summary": {"as_json", "classes", "channels", "side"},  # num_classes, in_channels, image_side
     }
-    for name in ("train", "evaluate", "predict", "remedies", "calibrate", "report", "summary", "landscape"):
+    names = ("train", "evaluate", "compare", "predict", "remedies", "calibrate", "report", "summary", "landscape")
+    for name in names:
         options = set(inspect.signature(getattr(cli, name)).parameters) - elsewhere.get(name, set())
         assert options <= set(inspect.signature(getattr(thriftnet, name)).parameters), name
 

@@ -31,6 +31,7 @@ ORDER = [
     "reporting",
     "tracking",
     "campaign",
+    "comparison",
     "ledger",
     "api",
     "cli",

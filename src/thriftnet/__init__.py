@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thriftnet.api import (
         build,
         calibrate,
+        compare,
         data_info,
         evaluate,
         evaluate_shift,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         resume,
         summary,
         train,
+        train_seeds,
     )
     from thriftnet.errors import ThriftnetError
 
@@ -41,6 +43,7 @@ __all__ = [
     "ThriftnetError",
     "build",
     "calibrate",
+    "compare",
     "data_info",
     "evaluate",
     "evaluate_shift",
@@ -54,6 +57,7 @@ __all__ = [
     "resume",
     "summary",
     "train",
+    "train_seeds",
 ]
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thriftnet import inference, shift, twins
+from thriftnet import comparison, inference, shift, twins
 from thriftnet import recipe as recipes
+from thriftnet.comparison import SeedRuns, Tell
 from thriftnet.config import RecipeConfig
 from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
@@ -19,6 +20,7 @@ from thriftnet.distributed.processes import joined
 from thriftnet.errors import UserError
 from thriftnet.evaluation.landscape import BatchNormStatistics
 from thriftnet.evaluation.predict import Averaging
+from thriftnet.evaluation.sides import Comparison
 from thriftnet.inference import Measurement, Predictions, Split
 from thriftnet.ledger.claims import load_claims
 from thriftnet.ledger.plan import checked_request
@@ -28,6 +30,7 @@ from thriftnet.models.budget import check_budget, trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
 from thriftnet.predictor import Temperature
+from thriftnet.reporting.comparison_report import write_comparison_report
 from thriftnet.reporting.figures import save
 from thriftnet.reporting.landscape import landscape_figures, landscape_page
 from thriftnet.reporting.page import write_page
@@ -158,6 +161,39 @@ def train(
         return run
 
 
+def train_seeds(
+    recipe: str | RecipeConfig,
+    data: str | None = None,
+    *,
+    seeds: int,
+    out: Path | str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    budget: int | None = None,
+    overrides: Sequence[str] = (),
+    protocol: Protocol = "paper",
+    scale: float = 1.0,
+    width: float = 1.0,
+    track: Sequence[str] = (),
+    display: Display | None = None,
+    tell: Tell = lambda line: None,
+) -> SeedRuns:
+    """Train a recipe with `seeds` seeds, from `seed` (else the recipe's) on, each in `out/seed-<n>`.
+
+    What is finished there is taken and what was interrupted goes on, so the same call can be made again. `out` is by
+    default a folder under `runs/` that the recipe and the data name. `tell` gets a line when a seed begins. Raises what
+    `train` raises, RunFolderError for folders with other runs, UserError under torchrun.
+    """
+    require(track)
+    resolved = _changed(load_recipe(recipe, overrides, protocol, scale=scale, width=width), epochs, seed, budget)
+    check_recipe_network(resolved)
+    source = open_source(data, resolved.data.image_side)
+    folder = Path(out) if out is not None else comparison.default_folder(resolved, source)
+    numbers = comparison.seed_range(resolved, seeds)
+    runs = comparison.train_recipe_seeds(resolved, source, folder, numbers, display, tell, track)
+    return SeedRuns(folder, tuple(runs))
+
+
 def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget: int | None) -> RecipeConfig:
     changes: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
     if epochs is not None:
@@ -258,6 +294,40 @@ def remedies(
 def calibrate(run: Run | Path | str, *, data: str | None = None) -> Temperature:
     """Fit a run's temperature on its validation images into `temperature.json`; `calibrated=True` then uses it."""
     return inference.calibrate(_opened(run), data=data)
+
+
+def compare(
+    sides: Sequence[str | Path],
+    split: Split = "test",
+    *,
+    data: str | None = None,
+    seeds: int | None = None,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    protocol: Protocol = "paper",
+    html: Path | str | None = None,
+    display: Display | None = None,
+    tell: Tell = lambda line: None,
+) -> Comparison:
+    """Set run folders, folders of seed runs and recipes against each other; see `comparison.compare`.
+
+    `seeds`, `out`, `overrides` and `protocol` are for recipes; `html` is a page to write. `tell` gets a line when a
+    training or an evaluation begins.
+    """
+    compared = comparison.compare(
+        [str(side) for side in sides],
+        split,
+        data=data,
+        seeds=seeds,
+        out=Path(out) if out is not None else None,
+        overrides=overrides,
+        honest=protocol == "honest",
+        display=display,
+        tell=tell,
+    )
+    if html is not None:
+        write_comparison_report(compared, Path(html))
+    return compared
 
 
 def predict(

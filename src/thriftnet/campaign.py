@@ -28,7 +28,7 @@ def train_missing(recipe: RecipeConfig, source: Source, path: Path, display: Dis
     run = Run(path)
     begun = run.folder.has("recipe.toml")
     if begun:
-        _check_same(run, recipe, source)
+        check_same(run, recipe, source)
         if is_finished(run):
             return run
     data = fit(recipe, source, run.folder, display or SilentDisplay(), resume=begun)
@@ -54,7 +54,8 @@ def is_finished(run: Run) -> bool:
     return run.folder.has("result.json") and run.result["status"] in FINISHED
 
 
-def _check_same(run: Run, recipe: RecipeConfig, source: Source) -> None:
+def check_same(run: Run, recipe: RecipeConfig, source: Source) -> None:
+    """Raise RunFolderError unless the run was begun with this recipe on this data."""
     if recipes.content_hash(run.recipe) != recipes.content_hash(recipe):
         changed = [key for key, _, _ in recipes.differences(run.recipe, recipe)]
         raise RunFolderError(

@@ -73,6 +73,12 @@ def train(
     data: DataOption = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed instead of the recipe's.", min=0)] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Train this many seeds, from --seed on, each in OUT/seed-<n>; the same command goes on.", min=1
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to make; default: a new one under runs/.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run folder from its last completed epoch.", metavar="RUN")
@@ -102,6 +108,7 @@ def train(
                     ("RECIPE", recipe),
                     ("--epochs", epochs),
                     ("--seed", seed),
+                    ("--seeds", seeds),
                     ("--out", out),
                     ("--budget", budget),
                     ("--set", overrides),
@@ -116,6 +123,25 @@ def train(
                 raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
             if resume is None and recipe is None:
                 raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
+        if recipe is not None and seeds is not None:
+            trained = api.train_seeds(
+                recipe,
+                data,
+                seeds=seeds,
+                out=out,
+                epochs=epochs,
+                seed=seed,
+                budget=budget,
+                overrides=overrides or (),
+                protocol=protocol,
+                scale=scale,
+                width=width,
+                track=track or (),
+                tell=_say,
+            )
+            typer.echo(trained.summary())
+            typer.echo(str(trained.folder))
+            return
         if recipe is None:
             assert resume is not None
             run = api.resume(resume, data)
@@ -194,6 +220,44 @@ def calibrate(run: RunArgument, data: DataOption = None) -> None:
         f"{fitted.loss_before:.4f} -> {fitted.loss_after:.4f} nats"
     )
     typer.echo(str(run / "temperature.json"))
+
+
+@app.command()
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(help="Run folders, folders of seed runs, recipes; two or more.", metavar="RUN|RECIPE..."),
+    ],
+    split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")] = "test",
+    data: DataOption = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each recipe; missing ones are trained.", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where recipes are trained: OUT/RECIPE/seed-<n>; default: under runs/.")
+    ] = None,
+    overrides: SetOption = None,
+    protocol: Annotated[
+        Literal["paper", "honest"], typer.Option(help="Protocol under which recipes are trained, as in `train`.")
+    ] = "paper",
+    html: Annotated[Path | None, typer.Option(help="Also write one HTML page.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare accuracies on the same images: intervals, paired tests, and whether a difference is noise."""
+    from thriftnet import api
+
+    compared = api.compare(
+        list(sides),
+        split,
+        data=data,
+        seeds=seeds,
+        out=out,
+        overrides=overrides or (),
+        protocol=protocol,
+        html=html,
+        tell=_say,
+    )
+    typer.echo(json.dumps(compared.as_dict(), indent=2) if as_json else compared.summary())
+    if html is not None:
+        typer.echo(str(html), err=as_json)
 
 
 @app.command()

@@ -14,9 +14,11 @@ from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.open import open_source
 from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.prepare import prepare
+from thriftnet.data.statistics import fingerprint
 from thriftnet.errors import DataError, UserError
 from thriftnet.evaluation.calibration import fit_temperature
 from thriftnet.evaluation.metrics import Evaluation, evaluate_logits
+from thriftnet.evaluation.per_image import PerImageResults
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.evaluation.prediction_file import write_predictions
 from thriftnet.predictor import TEMPERATURE_FILE, Predictor, Temperature, weights_hash
@@ -125,8 +127,9 @@ def measure(
 ) -> Measurement:
     """Measure a run on a split of its data (or of `data`, where it has moved) and write `evaluation-<split>.json`.
 
-    Of several runs the mean of the class probabilities is measured, and written into the first one's folder. Opening
-    the test split is logged in each. Raises DataError for data that does not fit the runs, RunFolderError for a
+    What the network said of each image goes into a safetensors file of the same name; see `evaluation.per_image`. Of
+    several runs the mean of the class probabilities is measured, and written into the first one's folder. Opening the
+    test split is logged in each. Raises DataError for data that does not fit the runs, RunFolderError for a
     damaged one.
     """
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
@@ -147,6 +150,8 @@ def measure(
         **predictor.as_dict(),
     }
     measurement = Measurement(predictor, split, images, logits, evaluation, context)
+    # Before the JSON, so that where there is a number there is also what it was counted from.
+    _per_image(measurement, source.location).write(measurement.path.with_suffix(".safetensors"))
     first.folder.write_json(measurement.path.name, measurement.as_dict())
     first.folder.log("evaluated", split=split, accuracy=evaluation.accuracy, weights=weights, tta=tta)
     return measurement
@@ -178,6 +183,18 @@ def predict(
         columns = chances if probabilities else None
         write_predictions(Path(out), predictions.ids, predictions.labels, columns, facts.class_names, names)
     return predictions
+
+
+def _per_image(measurement: Measurement, location: str) -> PerImageResults:
+    labels, chances = measurement.images.labels, measurement.logits.softmax(1)
+    return PerImageResults(
+        labels=labels,
+        predicted=measurement.logits.argmax(1),
+        true_class_probability=chances.gather(1, labels[:, None])[:, 0],
+        location=location,
+        images_sha256=fingerprint(measurement.images),
+        weights_sha256=measurement.run.folder.weights_sha256(measurement.predictor.weights),
+    )
 
 
 def as_runs(run: Run | Sequence[Run]) -> tuple[Run, ...]:

@@ -10,7 +10,7 @@ from thriftnet.ledger.claims import AccuracyClaim, AnyClaim, AuditClaim, CurveCl
 from thriftnet.ledger.findings import REPRODUCED_FROM, DirectionFinding, Findings, RowFinding
 from thriftnet.ledger.plan import duration
 from thriftnet.reporting.ledger_figures import ClaimDot, ForestRow, draw_claims, draw_forest, forest_data
-from thriftnet.reporting.page import Block, Cell, Code, Drawing, Facts, Page, Section, Table, Text
+from thriftnet.reporting.page import Block, Cell, Code, Drawing, Facts, Link, Page, Section, Table, Text
 
 HOW_TO_READ = (
     "Claimed is what a paper prints, with how it chose the number; measured is what runs here showed. They are never "
@@ -331,6 +331,8 @@ def _markdown(block: Block) -> list[str]:
 def _cell(value: Cell) -> str:
     if value is None:
         return "–"
+    if isinstance(value, Link):
+        value = value.value
     if isinstance(value, int):
         return f"{value:,}"
     return (f"{value:.4g}" if isinstance(value, float) else value).replace("|", "\\|").replace("\n", " ")

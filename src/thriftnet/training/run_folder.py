@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import shlex
@@ -148,6 +149,14 @@ class RunFolder:
         try:
             return load_safetensors(self._existing(name).read_bytes())
         except (OSError, SafetensorError) as error:
+            raise self._damaged(name, error) from None
+
+    def weights_sha256(self, which: Which) -> str:
+        """In hexadecimal, of the whole file. Raises RunFolderError if it is missing or cannot be read."""
+        name = f"{which}.safetensors"
+        try:
+            return hashlib.sha256(self._existing(name).read_bytes()).hexdigest()
+        except OSError as error:
             raise self._damaged(name, error) from None
 
     def write_resume_state(self, state: Mapping[str, Any]) -> None:

@@ -1,0 +1,63 @@
+"""What a network said of every single image: what comparisons on the same images need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from thriftnet.errors import RunFolderError
+from thriftnet.storage import write_atomic
+
+_TENSORS = {"labels": torch.int32, "predicted": torch.int32, "true_class_probability": torch.float32}
+_TEXTS = ("location", "images_sha256", "weights_sha256")
+
+
+@dataclass(frozen=True)
+class PerImageResults:
+    """One network on one split, N images in the split's order; 12 bytes an image on disk."""
+
+    labels: Tensor
+    """int32 [N]."""
+    predicted: Tensor
+    """int32 [N]."""
+    true_class_probability: Tensor
+    """float32 [N]: the probability that the network gave the right class."""
+    location: str
+    """Where the data lay."""
+    images_sha256: str
+    """Of pixels and labels in their order (`data.statistics.fingerprint`): equal only for the same images."""
+    weights_sha256: str
+    """Of the file of weights: whether the network is still the one that was measured."""
+
+    @property
+    def correct(self) -> Tensor:
+        """bool [N]."""
+        return self.predicted == self.labels
+
+    def write(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all. Raises StorageError."""
+        tensors = {name: getattr(self, name).to(kind).contiguous() for name, kind in _TENSORS.items()}
+        write_atomic(path, save(tensors, {name: getattr(self, name) for name in _TEXTS}))
+
+
+def read_per_image(path: Path) -> PerImageResults:
+    """Read what `PerImageResults.write` wrote. Raises RunFolderError for a missing or damaged file."""
+    remedy = f"evaluate again: thriftnet evaluate {path.parent}"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        texts = {name: metadata[name] for name in _TEXTS}
+    except FileNotFoundError:
+        raise RunFolderError(f"there is no {path}; {remedy}") from None
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); delete it and {remedy}") from None
+    shapes = {tuple(tensor.shape) for tensor in tensors.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise RunFolderError(f"{path} is damaged (its columns differ in length); delete it and {remedy}")
+    return PerImageResults(**tensors, **texts)
