@@ -159,15 +159,15 @@ def _missing_for_compiling() -> str | None:
 
 def _set_cuda_arithmetic(deterministic: bool) -> None:
     """Fastest algorithms by trial, or such that give the same bits each time; for the whole process."""
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and reads it at first use
-    # Only a warning where torch knows no other way: of ours, a count of whole numbers and a maximum over one window,
-    # which have one result in any order.
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    # Nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # Only a warning where torch knows no other way: of ours, counts of whole numbers and the gradient of maxima
+        # over windows that do not overlap, which have one result in any order.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing here reads what it has not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
 
 
 def _device(wanted: str, reasons: list[str]) -> torch.device:

@@ -379,7 +379,7 @@ class _Run:
                     arrived = reading.of(torch.cat([sums, guard.found[None].to(exact)]))
                     if arrived is not None:
                         loss_sum, correct_sum, seen, found = arrived
-                        if found:
+                        if found and not self.processes.several:  # several learn it together, after the epoch
                             break
                         elapsed_s = time.perf_counter() - started
                         display.step(epoch, loss_sum / seen, correct_sum / seen, seen / elapsed_s)
