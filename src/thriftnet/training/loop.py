@@ -231,7 +231,8 @@ class _Run:
         required = self.recipe.runtime.compile == "yes"
         network, line = compiled(self.network, runtime, shape, required)
         runtime = replace(runtime, compile=network is not None, reasons=(*runtime.reasons, line))
-        return runtime, network or self.network, time.perf_counter() - started
+        # A compiled module has a length, which may be an error to ask for.
+        return runtime, self.network if network is None else network, time.perf_counter() - started
 
     def _graphs(self, runtime: runtimes.Runtime) -> Graphs | None:
         if not runtime.cuda_graphs:
