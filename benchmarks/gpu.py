@@ -2,10 +2,13 @@
 
     python -m benchmarks.gpu --data DATA [--limit-s 540] [--full] [--dry-run] [--out FILE] [--again]
 
-1. `fast` and `best`: a whole training in a fresh process (cold: imports and compiling count), then in a warm one.
-2. Every network's throughput, eager and compiled, in the product's own precision and layout; seconds an epoch.
-3. More seeds of `fast` and `best`.
-4. Whole-run times of the papers' recipes, extrapolated from measured epochs and labelled so; with --full also run to
+1. The tests that need a GPU.
+2. `fast`: a whole training in a fresh process (cold: imports and compiling count), then in a warm one.
+3. `liu-4x2` to its end, evaluated, reported and used to predict. `best`, cold.
+4. Every network's throughput, launched operation by operation, from CUDA graphs, and compiled as well, in the product's
+   own precision and layout, with seconds an epoch; and of the tutorial-style baseline, at its best number of workers.
+5. `best`, warm. More seeds of `fast` and `best`.
+6. Whole-run times of the papers' recipes, extrapolated from measured epochs and labelled so; with --full also run to
    their end, a piece a call.
 
 It stops cleanly before a step for which --limit-s leaves no time; the same command goes on. A step that cannot finish
@@ -28,20 +31,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from benchmarks.baseline import IMAGES, Baseline, unsupported
 from benchmarks.common import (
     RESULTS,
+    ROOT,
     OutOfTime,
+    RandomImages,
     Row,
     Store,
     child,
     compared_recipes,
     duration,
     environment,
+    geometric_mean,
     paper_recipes,
     parser,
     print_table,
+    rows_first,
     run_main,
     run_worker,
     say,
@@ -51,15 +60,26 @@ from benchmarks.time_to_accuracy import timed_run
 from thriftnet import api, inference
 from thriftnet import recipe as recipes
 from thriftnet.config import RuntimeConfig
-from thriftnet.data.open import VARIABLE
+from thriftnet.data.open import VARIABLE, open_source
 from thriftnet.errors import Interrupted, ThriftnetError, UserError
-from thriftnet.run import load_run
+from thriftnet.run import Run, load_run
+from thriftnet.runtime import available_cores
 from thriftnet.training.progress import SilentDisplay
 
 OWN = ("fast", "best")
 MORE_SEEDS = {"fast": range(1, 5), "best": range(1, 3)}
-ESTIMATES_S = {"fast": 60, "best": 480, "throughput": 60, "epochs": 90, "full": 120}
+FIRST_FULL = "liu-4x2"
+ESTIMATES_S = {"tests": 180, "fast": 60, "best": 480, "throughput": 30, "baseline": 60, "epochs": 60, "full": 150}
+COMPILING_S = 60
+VARIANTS = {
+    "graphs": {"cuda_graphs": "yes", "compile": "no"},
+    "compiled": {"cuda_graphs": "yes", "compile": "yes"},
+    "eager": {"cuda_graphs": "no", "compile": "no"},
+}
+TESTS = ("tests/training/test_cuda.py", "tests/augment/test_draws.py")
 THROUGHPUT_STEPS, THROUGHPUT_ROUNDS = 50, 5
+BASELINE_ROUNDS = 3
+PREDICTED_IMAGES = 100
 MEASURED_EPOCHS = 3
 EPOCH_IMAGES = 50_000
 SAVING_S = 20
@@ -120,10 +140,10 @@ def plan(options: Namespace, available: Sequence[str]) -> tuple[list[Step], list
 
     def asked(what: str, name: str, **more: Any) -> Step:
         arguments = {"what": what, "recipe": name, "data": options.data} | more
-        variant = {True: ", compiled", False: ", eager"}.get(more.get("compile"), "")  # type: ignore[arg-type]
+        variant = more.get("variant", "")
         return Step(
-            f"{what}: {name}{variant}",
-            ESTIMATES_S[what],
+            f"{what}: {name}" + (f", {variant}" if variant else ""),
+            ESTIMATES_S[what] + (COMPILING_S if variant == "compiled" else 0),
             lambda left_s: child("benchmarks.gpu", arguments, left_s)[0],
         )
 
@@ -141,18 +161,84 @@ def plan(options: Namespace, available: Sequence[str]) -> tuple[list[Step], list
 
         return Step(f"full: {name}", ESTIMATES_S["full"], piece)
 
-    steps = [whole(name, warm, 0) for name in own for warm in (False, True)]
-    steps += [asked("throughput", name, compile=compiled) for name in compared_recipes() for compiled in (True, False)]
+    steps = [asked("tests", "the GPU path")]
+    steps += [whole("fast", warm, 0) for warm in (False, True) if "fast" in own]
+    steps += [full(FIRST_FULL)]
+    steps += [whole("best", False, 0)] if "best" in own else []
+    for name in compared_recipes():
+        steps += [asked("throughput", name, variant=variant) for variant in VARIANTS]
+        steps += [asked("baseline", name)] if unsupported(recipes.load(name)) is None else []
+    steps += [whole("best", True, 0)] if "best" in own else []
     steps += [whole(name, True, seed) for name in own for seed in MORE_SEEDS[name]]
     steps += [asked("epochs", name) for name in paper_recipes()]
     if options.full:
-        steps += [full(name) for name in paper_recipes()]
+        steps += [full(name) for name in paper_recipes() if name != FIRST_FULL]
     return steps, reasons
+
+
+class Counter:
+    """Counts outcomes of tests for pytest."""
+
+    def __init__(self) -> None:
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
+        self.failures: list[str] = []
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.counts[report.outcome] += 1
+        if report.outcome == "failed":
+            self.failures.append(f"{report.nodeid}: {report.longreprtext[-LONGEST_FAILURE:]}")
+
+
+LONGEST_FAILURE = 1500
+"""Characters of a failed test's report that are kept: its end."""
+
+
+def tests(arguments: Row) -> Row:
+    """Passed, failed and skipped tests of the GPU path, and what failed."""
+    import pytest  # needed by this step alone
+
+    os.chdir(ROOT)
+    counter, started = Counter(), time.perf_counter()
+    paths = arguments.get("tests", list(TESTS))
+    pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", *paths], plugins=[counter])
+    print(flush=True)
+    return {"tests": counter.counts, "failures": counter.failures, "seconds": time.perf_counter() - started}
+
+
+def baseline(arguments: Row) -> Row:
+    """Images a second of the tutorial-style training on random images, at its best number of loader workers."""
+    recipe = recipes.load(arguments["recipe"], ["optimizer.lr=0.0001"])  # random labels must not diverge
+    images = RandomImages(arguments.get("images", IMAGES), recipe.data.image_side or 32).train()
+    pixels, labels = rows_first(images.images), images.labels.tolist()
+    device, steps = torch.device(arguments.get("device", "cuda")), arguments.get("steps", THROUGHPUT_STEPS)
+    speeds: dict[int, float] = {}
+    for workers in arguments.get("workers") or worker_counts(available_cores()):
+        side = Baseline(recipe, pixels, labels, workers, device)
+        side.step()
+        rounds = [side.round(steps) for _ in range(BASELINE_ROUNDS)]
+        seconds = statistics.median(one["seconds"] / one["steps"] for one in rounds)
+        speeds[workers] = recipe.training.batch_size / seconds
+    best = max(speeds, key=lambda workers: speeds[workers])
+    shown = EPOCH_IMAGES * (2 if recipe.augment.concatenate_originals else 1)
+    return {
+        "batch_size": recipe.training.batch_size,
+        "images_per_s": speeds[best],
+        "workers": best,
+        "all_images_per_s": speeds,
+        "seconds_an_epoch": shown / speeds[best],
+    }
+
+
+def worker_counts(cores: int) -> list[int]:
+    """Loader workers that are tried: the tutorials' two, and as many as leave the training a core."""
+    return sorted({2, max(2, cores - 1)})
 
 
 def throughput(arguments: Row) -> Row:
     """Images a second of the product on random images; the first round has the compiling in it."""
-    runtime = {"device": arguments.get("device", "cuda"), "channels_last": "yes", "compile": arguments["compile"]}
+    variant = arguments["variant"]
+    runtime = {"device": arguments.get("device", "cuda"), "channels_last": "yes"} | VARIANTS[variant]
     recipe = round_recipe(recipes.load(arguments["recipe"]), THROUGHPUT_ROUNDS + 1, runtime)
     display = Epochs()
     run_rounds(recipe, images_for(recipe, arguments.get("steps", THROUGHPUT_STEPS)), display)
@@ -162,7 +248,7 @@ def throughput(arguments: Row) -> Row:
     on_gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
     return {
         "batch_size": size,
-        "compile": arguments["compile"],
+        "variant": variant,
         "images_per_s": statistics.median(speeds),
         "all_images_per_s": speeds,
         "first_round_s": display.measured[0]["seconds"],
@@ -227,6 +313,7 @@ def whole_run(arguments: Row) -> Row:
     result = run.result
     return {
         "accuracy": inference.measure(run, "test", data=arguments["data"]).evaluation.accuracy,
+        "used": used(run, arguments["data"]),
         "split": "test",
         "selection": result["selection"],
         "seed": result["seed"],
@@ -236,14 +323,35 @@ def whole_run(arguments: Row) -> Row:
     }
 
 
+def used(run: Run, data: str) -> Row:
+    """Seconds of what one does with a trained run: evaluate, report, predict; and how many predictions are right."""
+    seconds = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        done = work()
+        seconds[name] = time.perf_counter() - started
+        return done
+
+    test = open_source(data, run.recipe.data.image_side).test()
+    count = min(PREDICTED_IMAGES, len(test))
+    images = run.path / "to-predict.npz"
+    np.savez(images, images=rows_first(test.images[:count]), ids=np.arange(count))
+    timed("evaluate", lambda: api.evaluate(run, "test", data=data, tta="flip"))
+    page = timed("report", lambda: api.report(run))
+    found = timed("predict", lambda: api.predict(run, images, out=run.path / "predictions.csv"))
+    right = int((found.labels == test.labels[:count]).sum())
+    return {"seconds": seconds, "predicted": count, "right": right, "report_bytes": page.stat().st_size}
+
+
 def _epochs_done(folder: Path) -> int:
     return len(load_run(folder).history) if (folder / "resume.pt").exists() else 0
 
 
 def work(arguments: Row) -> None:
     """A worker, used once."""
-    if arguments["what"] == "throughput":
-        say(throughput(arguments))
+    if arguments["what"] in ("throughput", "baseline", "tests"):
+        say({"throughput": throughput, "baseline": baseline, "tests": tests}[arguments["what"]](arguments))
     elif arguments["what"] == "epochs":
         with tempfile.TemporaryDirectory() as folder:
             say(first_epochs(arguments, Path(folder) / "run"))
@@ -255,12 +363,35 @@ def describe(key: str, row: Row) -> str:
     """One line of the table."""
     if "failed" in row:
         return f"failed: {row['failed']}"
+    if "tests" in row:
+        named = [failure.partition(":")[2].partition(":")[2].split(":")[0] for failure in row["failures"]]
+        counts = row["tests"]
+        return f"{counts['passed']} passed, {counts['failed']} failed" + (f" ({', '.join(named)})" if named else "")
     if "images_per_s" in row:
         return f"{row['images_per_s']:,.0f} images/s, {row['seconds_an_epoch']:.2f} s an epoch of 50,000 images"
     if "whole_run_s" in row:
         note = f", extrapolated from {row['extrapolated_from_epochs']} epochs" if row["extrapolated"] else ""
         return f"{duration(row['whole_run_s'])} for {row['epochs']} epochs{note}"
     return f"{row['accuracy']:.2%} ({row['selection']}), {row['wall_s']:.1f} s"
+
+
+def ratios(rows: dict[str, Row]) -> Row:
+    """Best variant against the baseline for every network that has both, and the geometric mean."""
+    found: dict[str, Row] = {}
+    for name in compared_recipes():
+        speeds = {
+            variant: rows[key]["images_per_s"]
+            for variant in VARIANTS
+            if "images_per_s" in rows.get(key := f"throughput: {name}, {variant}", {})
+        }
+        base = rows.get(f"baseline: {name}", {}).get("images_per_s")
+        if speeds and base:
+            best = max(speeds, key=lambda variant: speeds[variant])
+            found[name] = {"variant": best, "ratio": speeds[best] / base}
+    if not found:
+        return {}
+    mean = geometric_mean([one["ratio"] for one in found.values()])
+    return {"to_the_baseline": found, "geometric_mean_ratio": mean}
 
 
 def main() -> None:
@@ -297,6 +428,10 @@ def main() -> None:
     left = run_plan(steps, store, options.limit_s)
     done = {step.key: store.rows[step.key] for step in steps if step.key in store.rows}
     print_table(["step", "measured"], [(key, describe(key, row)) for key, row in done.items()])
+    summary = ratios(done)
+    for name, one in summary.get("to_the_baseline", {}).items():
+        print(f"{name}: {one['ratio']:.1f} times the baseline ({one['variant']})")
+    store.write(summary=summary)
     print(f"{left} steps are left; the same command goes on" if left else "all steps are done")
 
 

@@ -98,7 +98,7 @@ def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
             "the until of progressive, [0.6, 0.6], must rise from stage to stage",
         ),
         ("[training]\nprogressive = [{ side_px = 16, until = 1.0 }]", "training.progressive.0.until = 1.0"),
-        ("[runtime]\nkernels = 'yes'\ncompile = true", "kernels = 'yes' and compile = true exclude each other"),
+        ("[runtime]\nkernels = 'yes'\ncompile = true", "kernels = 'yes' and compile = 'yes' exclude each other"),
         ("[runtime]\nkernels = 'yes'\nchannels_last = 'no'", "needs channels_last = 'yes' or 'auto'"),
         ("not toml", "is not valid TOML"),
     ],

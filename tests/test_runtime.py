@@ -18,7 +18,7 @@ from thriftnet import runtime
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
 from thriftnet.kernels.build import KernelsUnavailable
-from thriftnet.runtime import Runtime, environment, resolve, seed_everything
+from thriftnet.runtime import Runtime, environment, for_training, resolve, seed_everything
 
 CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1, kernels="no")
 
@@ -243,7 +243,7 @@ def test_winograd_without_avx2(monkeypatch: pytest.MonkeyPatch, wanted: str) -> 
 
 @pytest.mark.parametrize(
     ("values", "says"),
-    [({"compile": True}, "torch.compile fuses"), ({"channels_last": "no"}, "they need channels-last memory")],
+    [({"compile": "yes"}, "torch.compile fuses"), ({"channels_last": "no"}, "they need channels-last memory")],
 )
 def test_kernels_where_they_do_not_apply(values: dict[str, Any], says: str) -> None:
     chosen = resolve(CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"} | values))
@@ -268,13 +268,62 @@ def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, ker
     assert marked == [("norms", network)] * kernels + [("convolutions", network)] * winograd
 
 
+def on_a_gpu(**values: Any) -> tuple[Runtime, RuntimeConfig]:
+    return Runtime(torch.device("cuda"), "bf16", True, 1, ()), RuntimeConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("flop", "missing", "compiles", "reason"),
+    [
+        (2e16, None, True, "torch.compile on: the run has 2.0e+16 operations, and from 2e+16 on it pays"),
+        (1.9e16, None, False, "torch.compile off: the run has 1.9e+16 operations, and from 2e+16 on it pays"),
+        (2e16, "Triton is not installed", False, "torch.compile off: Triton is not installed"),
+    ],
+)
+def test_long_runs_on_a_gpu_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, flop: float, missing: str | None, compiles: bool, reason: str
+) -> None:
+    monkeypatch.setattr(runtime, "_missing_for_compiling", lambda: missing)
+    chosen = for_training(*on_a_gpu(), lambda: flop, several=False)
+    assert (chosen.compile, chosen.cuda_graphs) == (compiles, True)
+    assert chosen.reasons[0] == reason
+    assert chosen.reasons[1].startswith("CUDA graphs on")
+
+
+def test_what_is_given_about_compiling_and_graphs_needs_no_reason() -> None:
+    for compiles, graphs in (("yes", "no"), ("no", "yes")):
+        chosen = for_training(*on_a_gpu(compile=compiles, cuda_graphs=graphs), lambda: 1e30, several=False)
+        assert (chosen.compile, chosen.cuda_graphs, chosen.reasons) == (compiles == "yes", graphs == "yes", ())
+
+
+def test_several_processes_record_no_graphs() -> None:
+    chosen = for_training(*on_a_gpu(compile="no"), lambda: 0.0, several=True)
+    assert not chosen.cuda_graphs
+    assert chosen.reasons == ("CUDA graphs off: several processes average their gradients in between",)
+    with pytest.raises(RecipeError, match="'yes' is for one process"):
+        for_training(*on_a_gpu(cuda_graphs="yes"), lambda: 0.0, several=True)
+
+
+def test_a_cpu_compiles_only_where_it_is_asked_to_and_has_no_graphs() -> None:
+    for wanted in ("auto", "no", "yes"):
+        config = CPU.model_copy(update={"compile": wanted})
+        chosen = for_training(resolve(config), config, lambda: 1e30, several=False)
+        assert (chosen.compile, chosen.cuda_graphs, chosen.reasons) == (wanted == "yes", False, ())
+    with pytest.raises(RecipeError, match="'yes' needs a CUDA GPU, not cpu"):
+        resolve(CPU.model_copy(update={"cuda_graphs": "yes"}))
+
+
+def test_runs_of_earlier_versions_say_true_or_false() -> None:
+    assert [RuntimeConfig.model_validate({"compile": old}).compile for old in (True, False)] == ["yes", "no"]
+
+
 def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKEN", "hunter2-secret")
     monkeypatch.setenv("USER", "somebody-by-name")
     recorded = environment(resolve(CPU))
     assert set(recorded) == {
         "python", "system", "packages", "device", "device_name", "precision", "channels_last", "threads", "cores",
-        "kernels", "winograd", "reasons", "git_commit",
+        "kernels", "winograd", "compile", "cuda_graphs", "deterministic", "reasons", "git_commit",
     }  # fmt: skip
     assert recorded["packages"]["torch"] == torch.__version__
     assert (recorded["device"], recorded["precision"], recorded["threads"]) == ("cpu", "fp32", 1)

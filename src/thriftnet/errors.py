@@ -7,7 +7,7 @@
     │   ├── DataError              data that cannot be found, read or used
     │   ├── RunFolderError         a run folder that is missing, damaged, occupied or unwritable
     │   └── MissingExtraError      an optional dependency is not installed
-    ├── NonFiniteLossError         the loss became NaN or infinite; the update was not applied
+    ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
     ├── StorageError               the operating system refused a write (full disk, quota, permission)
     ├── ProcessLostError           another of several processes ended, or cannot be reached
     └── Interrupted                Ctrl-C or SIGTERM; what was completed is saved (exit status 130 or 143)
@@ -54,7 +54,14 @@ class MissingExtraError(UserError):
 
 
 class NonFiniteLossError(ThriftnetError):
-    """The loss became NaN or infinite. Raised before the update, so the weights are still finite."""
+    """The loss or its gradient became NaN or infinite. Raised before the update, so the weights are still finite.
+
+    `step` counts from the epoch's first where another step than the latest was the first bad one; else None.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class StorageError(ThriftnetError):

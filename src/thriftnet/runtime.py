@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+COMPILING_PAYS_FLOP = 2e16
+"""Not measured yet: at 100 TFLOP/s this is 200 s; compiling takes about 40 s and is expected to save a quarter."""
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,6 +45,12 @@ class Runtime:
     """Whether `place` lets the network use the compiled kernels."""
     winograd: bool = False
     """Whether that includes the convolutions."""
+    compile: bool = False
+    """Whether training runs the network as torch.compile has translated it."""
+    cuda_graphs: bool = False
+    """Whether training records its steps as CUDA graphs."""
+    deterministic: bool = False
+    """Whether a GPU was told to give the same bits each time."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass; does nothing in fp32."""
@@ -85,11 +97,77 @@ def resolve(config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 
     torch.set_num_threads(threads)
     kernels = _kernels(config, device, channels_last, reasons)
     convolutions = kernels and precision == "fp32" and _winograd(config, reasons)
+    if device.type == "cuda":
+        _set_cuda_arithmetic(config.deterministic)
+    elif config.cuda_graphs == "yes":
+        raise RecipeError(
+            f"runtime.cuda_graphs = 'yes' needs a CUDA GPU, not {device.type}; set runtime.cuda_graphs = auto"
+        )
     if device.type == "cpu" and keep_freed_memory():
         reasons.append(
             "allocator: freed memory is kept, because fresh pages are slow; any MALLOC_ variable changes that"
         )
-    return Runtime(device, precision, channels_last, threads, tuple(reasons), kernels, convolutions)
+    return Runtime(
+        device,
+        precision,
+        channels_last,
+        threads,
+        tuple(reasons),
+        kernels,
+        convolutions,
+        deterministic=config.deterministic,
+    )
+
+
+def for_training(runtime: Runtime, config: RuntimeConfig, flop: Callable[[], float], several: bool) -> Runtime:
+    """`runtime` with what only a training can choose: compiling and CUDA graphs.
+
+    `flop`: the floating-point operations of the whole training's network; `several`: other processes take part. Raises
+    RecipeError for a choice that is impossible there.
+    """
+    reasons: list[str] = []
+    compiles = config.compile == "yes"
+    if config.compile == "auto" and runtime.device.type == "cuda":
+        missing = _missing_for_compiling()
+        compiles = missing is None and flop() >= COMPILING_PAYS_FLOP
+        reasons.append(
+            f"torch.compile {'on' if compiles else 'off'}: "
+            + (missing or f"the run has {flop():.1e} operations, and from {COMPILING_PAYS_FLOP:.0e} on it pays")
+        )
+    graphs = runtime.device.type == "cuda" and config.cuda_graphs != "no"
+    if graphs and several:
+        if config.cuda_graphs == "yes":
+            raise RecipeError(
+                "runtime.cuda_graphs = 'yes' is for one process, several average their gradients in between; "
+                "set runtime.cuda_graphs = auto"
+            )
+        graphs = False
+        reasons.append("CUDA graphs off: several processes average their gradients in between")
+    elif graphs and config.cuda_graphs == "auto":
+        reasons.append("CUDA graphs on: the launches of a step cost the processor more than one of a recording")
+    return replace(runtime, compile=compiles, cuda_graphs=graphs, reasons=(*runtime.reasons, *reasons))
+
+
+def _missing_for_compiling() -> str | None:
+    """What torch.compile lacks to make kernels for a GPU."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if not any(shutil.which(compiler) for compiler in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return "Triton needs a C compiler, and there is none"
+    return None
+
+
+def _set_cuda_arithmetic(deterministic: bool) -> None:
+    """Fastest algorithms by trial, or such that give the same bits each time; for the whole process."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and reads it at first use
+        # Only a warning where torch knows no other way: of ours, counts of whole numbers and the gradient of maxima
+        # over windows that do not overlap, which have one result in any order.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing here reads what it has not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
 
 
 def _device(wanted: str, reasons: list[str]) -> torch.device:
@@ -200,8 +278,9 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
                 "or runtime.kernels = auto"
             )
         return False
-    if config.kernels == "auto" and (config.compile or not channels_last):
-        what = "torch.compile fuses these layers itself" if config.compile else "they need channels-last memory"
+    if config.kernels == "auto" and (config.compile == "yes" or not channels_last):
+        compiles = config.compile == "yes"
+        what = "torch.compile fuses these layers itself" if compiles else "they need channels-last memory"
         reasons.append(f"kernels off: {what}")
         return False
     try:
@@ -256,6 +335,9 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "threads": runtime.threads,
         "kernels": runtime.kernels,
         "winograd": runtime.winograd,
+        "compile": runtime.compile,
+        "cuda_graphs": runtime.cuda_graphs,
+        "deterministic": runtime.deterministic,
         "cores": available_cores(),
         "reasons": list(runtime.reasons),
         "git_commit": git_commit(),

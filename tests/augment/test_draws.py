@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from thriftnet.augment.draws import Draws
+from thriftnet.augment.draws import Draws, epoch_key
 
 MASK = (1 << 64) - 1
 SMALLEST_P = 1e-3
@@ -140,7 +140,7 @@ def test_any_order_and_any_partition_draws_the_same(order: list[int], cuts: list
 
 def test_another_epoch_of_the_same_images():
     draws = Draws(3, 2, torch.arange(40)).in_epoch(5)
-    assert draws.epoch == 5
+    assert draws.key == epoch_key(3, 5)
     assert torch.equal(draws.bits("a"), Draws(3, 5, torch.arange(40)).bits("a"))
 
 

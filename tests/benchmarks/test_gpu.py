@@ -112,8 +112,11 @@ def test_the_most_telling_steps_come_first():
     steps, reasons = gpu.plan(OPTIONS, ["fast", "best"])
     keys = [step.key for step in steps]
     assert reasons == []
-    assert keys[:4] == ["fast, cold, seed 0", "fast, warm, seed 0", "best, cold, seed 0", "best, warm, seed 0"]
+    assert keys[0] == "tests: the GPU path"
+    assert keys[1:5] == ["fast, cold, seed 0", "fast, warm, seed 0", "full: liu-4x2", "best, cold, seed 0"]
     assert keys.index("throughput: liu-4x2, eager") < keys.index("fast, warm, seed 1") < keys.index("epochs: liu-4x2")
+    assert "baseline: liu-4x2" in keys
+    assert "baseline: fast" not in keys  # it has no tutorial-style form
     assert len(set(keys)) == len(keys)
     assert all(step.estimate_s < 600 for step in steps)
 
@@ -125,7 +128,7 @@ def test_a_recipe_that_is_not_there_is_left_out_with_a_reason():
 
 
 def test_full_runs_are_asked_for():
-    assert not any(step.key.startswith("full") for step in gpu.plan(OPTIONS, [])[0])
+    assert [step.key for step in gpu.plan(OPTIONS, [])[0] if step.key.startswith("full")] == ["full: liu-4x2"]
     full, _ = gpu.plan(Namespace(**vars(OPTIONS) | {"full": True}), [])
     assert sum(step.key.startswith("full: ") for step in full) == 10
 
@@ -169,15 +172,58 @@ def test_a_whole_run_goes_on_from_where_it_was_stopped(tmp_path: Path, monkeypat
     done = gpu.whole_run(arguments | {"limit_s": 100.0})
     assert done["epochs"] == 12
     assert done["extrapolated"] is False
+    assert set(done["used"]["seconds"]) == {"evaluate", "report", "predict"}
+    assert done["used"]["predicted"] == 90
+    assert done["used"]["right"] == round(90 * done["accuracy"])
+    assert done["used"]["report_bytes"] > 10_000
     assert 0 <= done["accuracy"] <= 1
 
 
 def test_throughput_of_a_network(tmp_path: Path):
-    asked = {"recipe": str(tiny_toml(tmp_path)), "compile": False, "device": "cpu", "steps": 2}
+    asked = {"recipe": str(tiny_toml(tmp_path)), "variant": "eager", "device": "cpu", "steps": 2}
     found = gpu.throughput(asked)
     assert len(found["all_images_per_s"]) == gpu.THROUGHPUT_ROUNDS
     assert found["seconds_an_epoch"] == pytest.approx(50_000 / found["images_per_s"])
     assert "images/s" in gpu.describe("", found)
+
+
+def test_the_baseline_takes_its_best_number_of_workers(tmp_path: Path):
+    asked = {"recipe": "liu-4x2", "device": "cpu", "steps": 1, "images": 300, "workers": [0, 1]}
+    found = gpu.baseline(asked)
+    assert set(found["all_images_per_s"]) == {0, 1}
+    assert found["images_per_s"] == max(found["all_images_per_s"].values())
+    assert found["seconds_an_epoch"] == pytest.approx(50_000 / found["images_per_s"])
+    assert gpu.worker_counts(16) == [2, 15]
+    assert gpu.worker_counts(2) == [2]
+
+
+def test_tests_are_counted_and_failures_kept(tmp_path: Path):
+    path = tmp_path / "test_three.py"
+    path.write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 1 == 2, 'as expected'\n"
+        "@pytest.mark.skip\n"
+        "def test_left_out(): pass\n"
+    )
+    found = gpu.child("benchmarks.gpu", {"what": "tests", "tests": [str(path)]})[0]
+    assert found["tests"] == {"passed": 1, "failed": 1, "skipped": 1}
+    assert "as expected" in found["failures"][0]
+    assert gpu.describe("", found) == "1 passed, 1 failed (test_bad)"
+
+
+def test_ratios_are_those_of_the_best_variant():
+    rows = {
+        "throughput: liu-4x2, graphs": {"images_per_s": 400.0},
+        "throughput: liu-4x2, eager": {"images_per_s": 200.0},
+        "throughput: liu-4x2, compiled": {"failed": "no compiler"},
+        "baseline: liu-4x2": {"images_per_s": 100.0},
+        "baseline: li-resnet": {"images_per_s": 100.0},
+    }
+    found = gpu.ratios(rows)
+    assert found["to_the_baseline"] == {"liu-4x2": {"variant": "graphs", "ratio": 4.0}}
+    assert found["geometric_mean_ratio"] == pytest.approx(4)
+    assert gpu.ratios({}) == {}
 
 
 def tiny_toml(folder: Path) -> Path:

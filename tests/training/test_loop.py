@@ -381,9 +381,9 @@ def test_batch_size_changes_no_augmented_image() -> None:
         data = prepare(source, recipe.data, "last", 0)
         training = loop._Run(recipe, resolve(recipe.runtime), data, source, RunFolder("unused"))
         images = torch.empty(90, 1, 16, 16)
-        for start in range(0, 90, batch_size):
-            entries = torch.arange(start, min(start + batch_size, 90))
-            images[entries] = training._batch(entries, epoch=3, step=0)[0]
+        epoch = training.batches.epoch(3)
+        for step in range(epoch.steps):
+            images[epoch.entries(step)] = training.batches.batch(epoch, step)[0]
         return images
 
     assert torch.equal(augmented(7), augmented(72))

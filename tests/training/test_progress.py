@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from thriftnet.training.progress import STEPS_PER_REPORT, LiveDisplay
+from thriftnet.training.progress import STEPS_PER_REPORT, LiveDisplay, Reading
 
 ROW: dict[str, Any] = {
     "epoch": 1, "steps": 25, "train_loss": 0.5, "train_accuracy": 0.75, "validation_loss": None,
@@ -61,3 +62,14 @@ def test_a_resumed_run_starts_where_it_was() -> None:
 def test_in_a_notebook_the_bar_is_drawn_between_lines_not_during_them() -> None:
     assert not LiveDisplay(Console(force_jupyter=True)).bar.live.auto_refresh
     assert LiveDisplay(Console(force_terminal=True, force_jupyter=False)).bar.live.auto_refresh
+
+
+def test_a_note_is_a_line_of_its_own() -> None:
+    file = io.StringIO()
+    display = LiveDisplay(Console(file=file, force_terminal=False, force_jupyter=False))
+    display.note("CUDA graphs off, training is slower: out of memory")
+    assert file.getvalue() == "CUDA graphs off, training is slower: out of memory\n"
+
+
+def test_what_is_on_the_cpu_is_read_at_once() -> None:
+    assert Reading().of(torch.tensor([1.5, 2.0])) == [1.5, 2.0]

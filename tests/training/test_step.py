@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from thriftnet.augment.mixing import Targets
-from thriftnet.config import LookaheadConfig, OptimizerConfig, PerturbationConfig, RuntimeConfig
+from thriftnet.config import LookaheadConfig, MuonConfig, OptimizerConfig, PerturbationConfig, RuntimeConfig
 from thriftnet.errors import NonFiniteLossError
 from thriftnet.optim.averaging import WeightAverage
-from thriftnet.optim.build import build_optimizer
+from thriftnet.optim.build import CompositeOptimizer, build_optimizer
 from thriftnet.optim.lookahead import Lookahead
 from thriftnet.runtime import resolve
+from thriftnet.training.guard import Guard
 from thriftnet.training.step import Learner, train_step
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -142,7 +144,180 @@ def test_a_non_finite_loss_changes_nothing(bad: float) -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     images = IMAGES.clone()
     images[0, 0, 0, 0] = bad
-    with pytest.raises(NonFiniteLossError):
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with pytest.raises(NonFiniteLossError, match="the loss is nan"):
         train_step(mine, images, LABELS)
-    for old, new in zip(before, model.parameters(), strict=True):
+    for old, new in zip(before + buffers, [*model.parameters(), *model.buffers()], strict=True):
         assert torch.equal(old, new)
+
+
+class BadGradient(nn.Module):
+    """The outputs of `network`; once `bad` is set, the gradient that it gets is that value somewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.bad: float | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.inner(x)
+        if self.bad is not None and outputs.requires_grad:
+            outputs.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor(1), self.bad))
+        return outputs
+
+
+def state_of(mine: Learner) -> list[torch.Tensor]:
+    """Everything that a step may change."""
+    keepers = [keeper.network for keeper in (mine.average, mine.lookahead) if keeper is not None]
+    values = [value for model in (mine.network, *keepers) for value in (*model.parameters(), *model.buffers())]
+    optimizer = mine.optimizer
+    parts = optimizer.optimizers if isinstance(optimizer, CompositeOptimizer) else [optimizer]
+    values += [value for part in parts for kept in part.state.values() for value in kept.values()]
+    return [value.detach().clone() for value in values]
+
+
+LEARNERS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "sgd without momentum": {"momentum": 0.0},
+    "clipped": {"clip_norm": 1.0},
+    "clipped by value": {"clip_value": 0.1, "nesterov": True},
+    "adam": {"name": "adam"},
+    "adamw": {"name": "adamw", "weight_decay": 0.1},
+    "muon": {"muon": MuonConfig(lr=0.02)},
+    "muon on normalised weights": {"muon": MuonConfig(lr=0.02, normalize_weights=True)},
+    "average": {"ema_decay": 0.9},
+    "lookahead at a synchronisation": {"lookahead": LookaheadConfig(steps=2)},
+    "sam": {"perturbation": PerturbationConfig(name="sam")},
+    "amp, muon, lookahead, average": {
+        "perturbation": PerturbationConfig(epsilon=0.1, batchnorm="first_pass"),
+        "muon": MuonConfig(lr=0.02),
+        "lookahead": LookaheadConfig(steps=2),
+        "ema_decay": 0.9,
+    },
+}
+
+
+def deferred_learner(model: nn.Module, **values: Any) -> Learner:
+    """A learner that goes on as on a GPU; `values`: its parts, and fields of the optimiser's config."""
+    parts = {name: values.pop(name, None) for name in ("muon", "lookahead", "perturbation", "ema_decay")}
+    config = OptimizerConfig(**{"lr": 0.01} | values)
+    mine = learner(model, config, parts["perturbation"], **({"ema_decay": 0.9} if parts["ema_decay"] else {}))
+    lookahead = Lookahead(model, parts["lookahead"]) if parts["lookahead"] else None
+    optimizer = build_optimizer(model, config, torch.device("cpu"), parts["muon"])
+    return replace(mine, optimizer=optimizer, lookahead=lookahead, guard=Guard(deferred=True))
+
+
+def deep_bad_gradient() -> BadGradient:
+    """With a second convolution, which is Muon's."""
+    model = BadGradient()
+    model.inner = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+    )
+    return model
+
+
+@pytest.mark.parametrize("values", LEARNERS.values(), ids=LEARNERS.keys())
+@pytest.mark.parametrize("what", ["loss", "gradient nan", "gradient inf"])
+@pytest.mark.parametrize("good_steps", [0, 1, 3])
+def test_a_deferred_guard_leaves_everything_as_it_was(values: dict[str, Any], what: str, good_steps: int) -> None:
+    if "clip_value" in values and what == "gradient inf":
+        values = values | {"clip_norm": 1.0}
+    torch.manual_seed(0)
+    model = deep_bad_gradient()
+    mine = deferred_learner(model, **values)
+    for _ in range(good_steps):
+        train_step(mine, IMAGES, LABELS)
+    mine.guard.check()
+    before, images = state_of(mine), IMAGES.clone()
+    if what == "loss":
+        images[0, 0, 0, 0] = math.nan
+    else:
+        model.bad = float(what.split()[1])
+    train_step(mine, images, LABELS)
+    model.bad = None
+    train_step(mine, IMAGES, LABELS)  # good again, but nothing counts any more
+    after = state_of(mine)
+    if good_steps:
+        assert len(before) == len(after)
+        assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    else:  # the optimiser has made its state since, of zeros
+        weights = len(before)
+        assert all(torch.equal(old, new) for old, new in zip(before, after[:weights], strict=True))
+        assert not any(state.any() for state in after[weights:])
+    with pytest.raises(
+        NonFiniteLossError, match="the loss is nan" if what == "loss" else "the gradient is not"
+    ) as caught:
+        mine.guard.check()
+    assert caught.value.step == good_steps
+
+
+@pytest.mark.parametrize("values", LEARNERS.values(), ids=LEARNERS.keys())
+def test_a_deferred_guard_changes_no_good_step(values: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    first, second = deep_bad_gradient(), deep_bad_gradient()
+    second.load_state_dict(first.state_dict())
+    waiting, deferred = deferred_learner(first, **values), deferred_learner(second, **values)
+    waiting = replace(waiting, guard=Guard())
+    for _ in range(3):
+        a, b = train_step(waiting, IMAGES, LABELS), train_step(deferred, IMAGES, LABELS)
+        assert torch.equal(a[0], b[0])
+    assert all(torch.equal(a, b) for a, b in zip(state_of(waiting), state_of(deferred), strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}, {"clip_value": 0.1}])
+def test_a_non_finite_gradient_of_a_finite_loss_changes_nothing(bad: float, clip: dict[str, float]) -> None:
+    model = BadGradient()
+    mine = learner(model, OptimizerConfig(lr=0.1, **clip))
+    train_step(mine, IMAGES, LABELS)
+    before = state_of(mine)
+    model.bad = bad
+    with pytest.raises(NonFiniteLossError, match="the gradient is not finite, at a loss of "):
+        train_step(mine, IMAGES, LABELS)
+    assert all(torch.equal(old, new) for old, new in zip(before, state_of(mine), strict=True))
+
+
+def test_a_norm_that_overflows_does_not_reach_the_weights() -> None:
+    model = BadGradient()
+    mine = learner(model, OptimizerConfig(lr=0.1, momentum=0.0, clip_norm=1.0))
+    model.bad = 1e30  # finite, but its square is not
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    train_step(mine, IMAGES, LABELS)
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert torch.isfinite(new).all()
+        assert (new - old).abs().max() <= 0.1
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("muon", [None, MuonConfig(lr=0.02)])
+def test_loss_scaling_leaves_out_an_overflow_and_goes_on(deferred: bool, muon: MuonConfig | None) -> None:
+    torch.manual_seed(0)
+    model = deep_bad_gradient()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    mine = replace(deferred_learner(model, muon=muon), scaler=scaler, guard=Guard(deferred=deferred))
+    model.bad = math.inf
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    train_step(mine, IMAGES, LABELS)  # the first step of all, as is usual with a scale that begins high
+    mine.guard.check()
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert scaler.get_scale() == 512.0
+    model.bad = None
+    plain = deep_bad_gradient()
+    plain.load_state_dict(model.state_dict())
+    unscaled = deferred_learner(plain, muon=muon)
+    for _ in range(2):
+        train_step(mine, IMAGES, LABELS)
+        train_step(unscaled, IMAGES, LABELS)
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(before[0], next(iter(model.parameters())))
+
+
+def test_an_overflow_that_no_scale_avoids_is_an_error() -> None:
+    model = BadGradient()
+    mine = replace(learner(model, OptimizerConfig(lr=0.1)), scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
+    model.bad = math.inf
+    for _ in range(3):  # at scales 4, 2 and 1
+        train_step(mine, IMAGES, LABELS)
+    with pytest.raises(NonFiniteLossError, match="the gradient is not finite"):
+        train_step(mine, IMAGES, LABELS)

@@ -11,6 +11,7 @@ The hash is the finaliser of splitmix64 (Steele, Lea and Flood, "Fast splittable
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,15 +20,33 @@ _GOLDEN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio, odd: splitmix64's step between neighbouring counters."""
 
 
+@dataclass(frozen=True)
+class EpochKey:
+    """All that draws need to know of an epoch, as numbers or as 0-d tensors on the device of the draws.
+
+    What a CUDA graph has recorded stays valid in the next epoch only if it reads these from tensors.
+    """
+
+    value: int | Tensor
+    """int64: the hash of seed and epoch."""
+    is_even: bool | Tensor
+
+
+def epoch_key(seed: int, epoch: int) -> EpochKey:
+    """The key of an epoch, counted from 1, as numbers."""
+    return EpochKey(_hash64(f"{seed}.{epoch}"), epoch % 2 == 0)
+
+
 class Draws:
     """The draws of a batch: row i of every result belongs to image `indices[i]` of the data set.
 
-    `indices`: int64 [N], on the device on which the draws shall be made.
+    `indices`: int64 [N], on the device on which the draws shall be made. `epoch`: its number, or its key.
     """
 
-    def __init__(self, seed: int, epoch: int, indices: Tensor) -> None:
-        self.seed, self.epoch, self._indices = seed, epoch, indices
-        self._keys = _mix(indices * _signed(_GOLDEN) + _hash64(f"{seed}.{epoch}"))
+    def __init__(self, seed: int, epoch: int | EpochKey, indices: Tensor) -> None:
+        self.seed, self._indices = seed, indices
+        self.key = epoch if isinstance(epoch, EpochKey) else epoch_key(seed, epoch)
+        self._keys = _mix(indices * _signed(_GOLDEN) + self.key.value)
 
     def __len__(self) -> int:
         return self._keys.shape[0]
@@ -38,7 +57,7 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """The same draws, made on `device`."""
-        return Draws(self.seed, self.epoch, self._indices.to(device, non_blocking=device.type != "cpu"))
+        return Draws(self.seed, self.key, self._indices.to(device, non_blocking=device.type != "cpu"))
 
     def in_epoch(self, epoch: int) -> Draws:
         """The draws that the same images have in another epoch."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thriftnet.augment.draws import Draws
+from thriftnet.augment.draws import Draws, EpochKey
 from thriftnet.config import MixConfig
 
 PARTNERS = {"mixup": 1, "cutmix": 1, "ricap": 3}
@@ -46,11 +46,11 @@ def mixes_in(mix: MixConfig, epoch: int, epochs: int) -> bool:
 
 def mix_batch(mix: MixConfig, images: Tensor, labels: Tensor, draws: Draws, step: int) -> tuple[Tensor, Targets]:
     """A whole batch mixed within itself; arguments as in `mix_rows`, `step` counts from the epoch's first."""
-    rows = partners(draws.seed, draws.epoch, step, len(images), PARTNERS[mix.name], images.device)
+    rows = partners(draws.seed, draws.key, step, len(images), PARTNERS[mix.name], images.device)
     return mix_rows(mix, images, labels, rows, draws)
 
 
-def partners(seed: int, epoch: int, step: int, batch_size: int, count: int, device: torch.device) -> Tensor:
+def partners(seed: int, epoch: int | EpochKey, step: int, batch_size: int, count: int, device: torch.device) -> Tensor:
     """int64 [count, batch_size]: rows are permutations of the places in a global batch, the partners of every place.
 
     An image may be its own partner, as in the authors' programs.

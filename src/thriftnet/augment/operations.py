@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -73,7 +74,7 @@ class Flip:
     def mirrored(self, draws: Draws) -> Tensor:
         """bool [N]: which images are mirrored; alternating ones as drawn for epoch 1, the others in even epochs."""
         if isinstance(self.settings, config.AlternatingFlip):
-            return _chosen(draws.in_epoch(1), self.stream, 0.5) ^ (draws.epoch % 2 == 0)
+            return _chosen(draws.in_epoch(1), self.stream, 0.5) ^ draws.key.is_even
         return _chosen(draws, self.stream, self.settings.probability)
 
 
@@ -213,16 +214,22 @@ class GaussianBlur:
 class Cutout:
     settings: config.Cutout
     stream: str
-    fill: Tensor
-    """[C] or [1], in [0, 1]."""
+    fill: tuple[float, ...]
+    """One value a channel or one for all, in [0, 1]."""
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         height, width = images.shape[2:]
         rows = draws.integers(f"{self.stream}.row", height, self.settings.holes)
         columns = draws.integers(f"{self.stream}.column", width, self.settings.holes)
         chosen = _chosen(draws, self.stream, self.settings.probability)
-        fill = self.fill.to(images.device, non_blocking=True)
+        fill = _on_device(self.fill, images.device)
         return erasing.erase_squares(as_float(images), rows, columns, self.settings.side_px, chosen, fill)
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32, kept there: a copy for every batch would make a GPU wait, and a CUDA graph may hold none."""
+    return torch.tensor(values, device=device)
 
 
 def with_fill(images: Tensor, fill: float) -> tuple[Tensor, float]:

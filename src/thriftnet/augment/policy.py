@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-import torch
 from torch import Tensor
 
 from thriftnet import config
@@ -126,4 +125,4 @@ def _operation(settings: config.AugmentOp, stream: str, mean: tuple[float, ...])
                     f"augment.ops: cutout's fill = {list(fill)} has {len(fill)} values but the images have {len(mean)} "
                     f"channels; give 1 or {len(mean)}"
                 )
-            return Cutout(settings, stream, torch.tensor(fill))
+            return Cutout(settings, stream, tuple(fill))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from thriftnet.config.fields import Count, Section, plain
 
@@ -49,6 +49,11 @@ class TrainingConfig(Section):
         return self
 
 
+def _as_word(value: object) -> object:
+    """Runs of earlier versions have true or false."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
 class RuntimeConfig(Section):
     """Where and how the arithmetic runs; `auto` choices are printed with their reason."""
 
@@ -60,8 +65,12 @@ class RuntimeConfig(Section):
     """Memory layout of activations and convolution weights."""
     threads: Count | Literal["auto"] = "auto"
     """Intra-operation CPU threads."""
-    compile: bool = False
-    """Whether torch.compile translates the network; its time counts as training time."""
+    compile: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_as_word)] = "auto"
+    """Whether torch.compile translates the network; its time counts as training time. auto: on a GPU, for long runs."""
+    cuda_graphs: Literal["auto", "yes", "no"] = "auto"
+    """Whether a step's work on a GPU is recorded once and then launched as one (CUDA only)."""
+    deterministic: bool = False
+    """Whether the same run gives the same bits on a GPU too, which is slower; on a CPU it always does."""
     kernels: Literal["auto", "yes", "no"] = "auto"
     """Whether normalisation, ReLU and addition run as one, and fp32 3x3 convolutions as Winograd's (CPU only).
 
@@ -72,8 +81,8 @@ class RuntimeConfig(Section):
 
     @model_validator(mode="after")
     def _kernels_apply(self) -> Self:
-        if self.kernels == "yes" and self.compile:
-            raise ValueError("kernels = 'yes' and compile = true exclude each other; set one of them to no or false")
+        if self.kernels == "yes" and self.compile == "yes":
+            raise ValueError("kernels = 'yes' and compile = 'yes' exclude each other; set one of them to no")
         if self.kernels == "yes" and self.channels_last == "no":
             raise ValueError("kernels = 'yes' needs channels_last = 'yes' or 'auto'")
         return self

@@ -13,9 +13,14 @@ def steps_per_epoch(count: int, batch_size: int, drop_last: bool) -> int:
     return max(1, count // batch_size) if drop_last else -(-count // batch_size)
 
 
-def epoch_batches(count: int, batch_size: int, drop_last: bool, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Indices int64 [up to batch_size] into `count` images, each once, in the order of this seed and epoch."""
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """Indices int64 [count], each once, in the order of this seed and epoch."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch * 7_919 + 17) % 2**63)
-    order = torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=generator)
+
+
+def epoch_batches(count: int, batch_size: int, drop_last: bool, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The order cut into steps: int64 [up to batch_size] each."""
+    order = epoch_order(count, seed, epoch)
     for step in range(steps_per_epoch(count, batch_size, drop_last)):
         yield order[step * batch_size : (step + 1) * batch_size]

@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thriftnet.config import MuonConfig, OptimizerConfig
 from thriftnet.errors import RecipeError
 from thriftnet.optim.muon import Muon
 
+FUSED_DEVICES = ("cpu", "cuda")
+"""Where torch's optimisers have a kernel for all weights at once, which also reads `found_inf`."""
+
 
 class CompositeOptimizer(torch.optim.Optimizer):
     """Optimisers of disjoint parameters as one; `param_groups` are theirs, so a change of a rate reaches them.
 
-    torch's GradScaler treats it as an optimiser that knows nothing of scaling: it leaves out the step where a gradient
-    overflowed, at the price of waiting for the device once a step (fp16 only).
+    `step_unless` leaves out a step of all of them.
     """
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
@@ -105,11 +107,37 @@ def build_optimizer(
 def _base_optimizer(
     groups: list[dict[str, object]], config: OptimizerConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    fused = device.type in ("cpu", "cuda")
+    fused = device.type in FUSED_DEVICES
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor | None) -> None:
+    """One update, left out where `skip` (float32, 0-d, on the device, 0 or 1) is 1; None: it is always made.
+
+    Weights and state then stay as they are. A GPU decides that itself: torch's fused optimisers and Muon read `skip`
+    from their attribute `found_inf`. On other devices it is waited for.
+    """
+    parts = optimizer.optimizers if isinstance(optimizer, CompositeOptimizer) else [optimizer]
+    if skip is not None and skip.device.type not in FUSED_DEVICES:
+        if skip.item():
+            return
+        skip = None
+    for part in parts:
+        if skip is not None and isinstance(part, torch.optim.SGD):
+            _begin_momentum(part)
+        part.found_inf = skip  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def _begin_momentum(optimizer: torch.optim.SGD) -> None:
+    """SGD's first step sets its momentum to the gradient; a first step that is left out would leave it undefined."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if group["momentum"] and weight.grad is not None and "momentum_buffer" not in optimizer.state[weight]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from thriftnet.config import MuonConfig
+from thriftnet.optim.undo import Kept
 
 QUINTIC = (
     3.4445,
@@ -98,6 +99,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, object]], config: MuonConfig, dtype: torch.dtype) -> None:
         self.config, self.dtype = config, dtype
+        self.found_inf: Tensor | None = None
+        """0-d: a step where it is 1 is left out, as by torch's fused optimisers; None: none is."""
         super().__init__(groups, {"lr": config.lr})
 
     @torch.no_grad()
@@ -112,6 +115,7 @@ class Muon(torch.optim.Optimizer):
         config = self.config
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self._momentum(weight) for weight in weights]
+        before = None if self.found_inf is None else Kept([*weights, *momenta])
         torch._foreach_mul_(momenta, config.momentum)
         torch._foreach_add_(momenta, gradients)
         directions = torch._foreach_add(gradients, momenta, alpha=config.momentum) if config.nesterov else momenta
@@ -123,6 +127,8 @@ class Muon(torch.optim.Optimizer):
         for weight, update in zip(weights, updates, strict=True):
             factor = 1.0 if config.normalize_weights else max(1.0, update.shape[0] / update.shape[1]) ** 0.5
             weight.add_(update.reshape(weight.shape), alpha=-lr * factor)
+        if before is not None and self.found_inf is not None:
+            before.put_back_where(self.found_inf)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]

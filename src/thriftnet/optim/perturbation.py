@@ -40,12 +40,12 @@ def has_begun(config: PerturbationConfig | None, step: int, total_steps: int) ->
 
 
 def adversarial_gradient(
-    network: nn.Module, config: PerturbationConfig, compute: Callable[[], Tensor], gradient_scale: float = 1.0
+    network: nn.Module, config: PerturbationConfig, compute: Callable[[], Tensor], gradient_scale: float | Tensor = 1.0
 ) -> Tensor:
     """Leave gradient(theta + delta) in every `.grad`, theta as it was (bit for bit), and return the loss at theta.
 
     `compute` clears the gradients, runs forward and backward and returns the loss; if it raises, theta is restored.
-    `gradient_scale` is what fp16 loss scaling has multiplied the gradients by.
+    `gradient_scale` (a number, or 0-d) is what fp16 loss scaling has multiplied the gradients by.
     """
     loss = compute()
     parameters: list[Tensor] = [p for p in network.parameters() if p.grad is not None]
@@ -68,9 +68,9 @@ def adversarial_gradient(
 
 
 @torch.no_grad()
-def _unscaled_gradients(parameters: list[Tensor], gradient_scale: float) -> list[Tensor]:
+def _unscaled_gradients(parameters: list[Tensor], gradient_scale: float | Tensor) -> list[Tensor]:
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradient_scale == 1.0:
+    if not isinstance(gradient_scale, Tensor) and gradient_scale == 1.0:  # a comparison would wait for a GPU
         return gradients
     # An overflow under fp16 scaling must not reach the weights: that component is left unperturbed, and the
     # scaler skips the update if the overflow is there in the last pass too.

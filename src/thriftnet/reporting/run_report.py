@@ -43,7 +43,8 @@ from thriftnet.reporting.image_figures import (
 )
 from thriftnet.run import Run
 from thriftnet.storage import storage_error, write_atomic
-from thriftnet.training.loop import EVALUATED_SPLIT, resize_and_mix
+from thriftnet.training.batches import resize_and_mix
+from thriftnet.training.loop import EVALUATED_SPLIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,7 +168,7 @@ def _augmented_batch(run: Run, data: TrainingData) -> AugmentedBatchData:
     rows = next(batches) if recipe.augment.mix is not None else torch.arange(min(SHOWN_IMAGES, len(data.train)))
     originals, draws = data.train.select(rows), Draws(training.seed, 1, data.train_indices[rows])
     augmented = build_policy(recipe.augment, data.mean)(originals.images, draws)
-    shown, _ = resize_and_mix(recipe, augmented, originals.labels, draws, step=0)
+    shown, _ = resize_and_mix(recipe, augmented, originals.labels, draws, epoch=1, step=0)
     return augmented_batch_data(originals.images, shown, originals.labels, data.class_names, SHOWN_IMAGES)
 
 

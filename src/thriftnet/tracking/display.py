@@ -92,6 +92,9 @@ class TrackedDisplay:
         for row in self.history:  # what was saved in the moment before a process was killed
             self._log_epoch(row)
 
+    def note(self, line: str) -> None:
+        self.display.note(line)
+
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         self.display.step(epoch, loss, accuracy, images_per_s)
         step = (epoch - 1) * self.steps_per_epoch + (len(self.reports) + 1) * STEPS_PER_REPORT

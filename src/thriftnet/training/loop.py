@@ -17,14 +17,10 @@ from torch import Tensor, nn
 
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
-from thriftnet.augment.draws import Draws
-from thriftnet.augment.mixing import PARTNERS, Targets, mix_batch, mix_rows, mixes_in, partners
-from thriftnet.augment.policy import Policy, build_policy
-from thriftnet.augment.resizing import check_stages, resize, training_side
+from thriftnet.augment.mixing import Targets
+from thriftnet.augment.resizing import check_stages
 from thriftnet.config import RecipeConfig
-from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.dataset import LabelledImages, Source
-from thriftnet.data.normalize import as_float, normalize
 from thriftnet.data.prepare import TrainingData, prepare
 from thriftnet.distributed.processes import ALONE, Processes
 from thriftnet.errors import (
@@ -37,18 +33,25 @@ from thriftnet.errors import (
 )
 from thriftnet.evaluation.predict import predict_logits
 from thriftnet.models.budget import trainable_parameters
-from thriftnet.models.build import build_model, check_recipe_network
+from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.stem import start_epoch, whiten
+from thriftnet.models.summary import summarize
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
+from thriftnet.training.batches import Batches, EpochOfBatches, Raw
+from thriftnet.training.compiled import compiled
+from thriftnet.training.graphs import Graphs
+from thriftnet.training.guard import Guard
 from thriftnet.training.interruption import StopRequest, watch_signals
-from thriftnet.training.progress import STEPS_PER_REPORT, Display, SilentDisplay
+from thriftnet.training.progress import STEPS_PER_REPORT, Display, Reading, SilentDisplay
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 from thriftnet.training.step import Learner, train_step
 
+EVALUATED_AT_ONCE = 2000
+"""Images that a GPU evaluates at once at least; it needs many to be busy, and the result is the same."""
 EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
 
 
@@ -97,14 +100,15 @@ def fit(
             else:
                 run.describe(source)
                 folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
-            for reason in runtime.reasons:
+            for reason in (*run.runtime.reasons, *run.batches.notes):
                 folder.log("automatic choice", reason=reason)
         display.start(
             [
                 f"{recipe.name}: {run.parameters:,} trainable parameters",
                 *([f"{processes.world_size} processes share each batch"] if processes.several else []),
                 *source.notes,
-                *runtime.reasons,
+                *run.runtime.reasons,
+                *run.batches.notes,
             ],
             recipe.training.epochs,
             run.schedule.steps_per_epoch,
@@ -150,8 +154,11 @@ class _Run:
         folder: RunFolder,
         processes: Processes = ALONE,
     ) -> None:
-        self.recipe, self.runtime, self.data, self.folder, self.processes = recipe, runtime, data, folder, processes
+        self.recipe, self.data, self.folder, self.processes = recipe, data, folder, processes
         training = recipe.training
+        self.batches = Batches(recipe, data, runtime, processes)
+        runtime = runtimes.for_training(runtime, recipe.runtime, self._flop, processes.several)
+        self.display: Display = SilentDisplay()
         channels = data.train.images.shape[1]
         check_stages(training.progressive, data.train.images.shape[2])
         runtimes.seed_everything(training.seed, epoch=0)
@@ -165,7 +172,8 @@ class _Run:
         self.network = runtime.place(network)
         lookahead = Lookahead(self.network, recipe.lookahead) if recipe.lookahead is not None else None
         average = WeightAverage(self.network, training.ema_decay) if training.ema_decay is not None else None
-        self.forward: nn.Module = torch.compile(self.network) if recipe.runtime.compile else self.network  # type: ignore[assignment]
+        runtime, self.forward, self.preparing_s = self._compiled(runtime)
+        self.runtime = runtime
         self.learner = Learner(
             network=self.forward,
             optimizer=build_optimizer(
@@ -184,24 +192,59 @@ class _Run:
             runtime=runtime,
             lookahead=lookahead,
             processes=processes,
+            guard=Guard(runtime.device, deferred=runtime.device.type == "cuda"),
+            graphs=self._graphs(runtime),
         )
-        self.policy: Policy = build_policy(recipe.augment, data.mean)
-        self.train_images = data.train.images.to(runtime.device)
-        self.train_labels = data.train.labels.to(runtime.device)
-        # Draws are keyed by the place in the whole training split, so that another subset changes no image.
-        self.image_keys = data.train_indices.to(runtime.device)
         # The only place where training opens the test split: a recipe that selects on it, to reproduce a paper.
         self.test = source.test() if training.selection == "test" else None
-        self.shown = len(data.train) * (2 if recipe.augment.concatenate_originals else 1)
         self.schedule = Schedule(
             config=recipe.schedule,
             base_lr=recipe.optimizer.lr,
             epochs=training.epochs,
-            steps_per_epoch=steps_per_epoch(self.shown, training.batch_size, training.drop_last),
+            steps_per_epoch=self.batches.steps_per_epoch,
         )
+        self.held = {"validation": self._near(data.validation), "test": self._near(self.test)}
         self.history: list[dict[str, Any]] = []
         self.selection = _Selection()
         self.saved_epochs = 0
+
+    def _near(self, held: LabelledImages | None) -> LabelledImages | None:
+        """The images where those of training are, so that evaluation copies nothing."""
+        return None if held is None else LabelledImages(held.images.to(self.batches.home), held.labels)
+
+    def _flop(self) -> float:
+        """Operations of the whole training: two a multiply-accumulate, and backward is twice a forward pass."""
+        side, training = self.data.train.images.shape[2], self.recipe.training
+        channels, classes = self.data.train.images.shape[1], len(self.data.class_names)
+        network = build_on_meta(self.recipe.model, channels, classes)
+        return 6.0 * summarize(network, (channels, side, side)).macs * self.batches.shown * training.epochs
+
+    def _compiled(self, runtime: runtimes.Runtime) -> tuple[runtimes.Runtime, nn.Module, float]:
+        """(the runtime with what was found out, the network to train, the seconds it took)."""
+        if not runtime.compile:
+            return runtime, self.network, 0.0
+        started, training = time.perf_counter(), self.recipe.training
+        images = self.data.train.images
+        side = self.batches.side_px(1) or images.shape[2]
+        count = self.processes.shard(min(training.batch_size, self.batches.shown))
+        shape = (count.stop - count.start, images.shape[1], side, side)
+        required = self.recipe.runtime.compile == "yes"
+        network, line = compiled(self.network, runtime, shape, required)
+        runtime = replace(runtime, compile=network is not None, reasons=(*runtime.reasons, line))
+        # A compiled module has a length, which may be an error to ask for.
+        return runtime, self.network if network is None else network, time.perf_counter() - started
+
+    def _graphs(self, runtime: runtimes.Runtime) -> Graphs | None:
+        if not runtime.cuda_graphs:
+            return None
+        full_batch = min(self.recipe.training.batch_size, self.batches.shown)
+        required = self.recipe.runtime.cuda_graphs == "yes"
+        return Graphs(runtime.device, full_batch, lambda: list(self.network.buffers()), self._note, required)
+
+    def _note(self, line: str) -> None:
+        """Tell what was found out in the middle of a training."""
+        self.folder.log("automatic choice", reason=line)
+        self.display.note(line)
 
     @property
     def evaluated_network(self) -> nn.Module:
@@ -216,8 +259,8 @@ class _Run:
 
         Raises UserError where they were started differently, RecipeError for a last batch too small to share.
         """
-        training, count = self.recipe.training, self.processes.world_size
-        fewest = min(self.shown % training.batch_size or training.batch_size, self.shown)
+        training, count, shown = self.recipe.training, self.processes.world_size, self.batches.shown
+        fewest = min(shown % training.batch_size or training.batch_size, shown)
         if fewest < count and not training.drop_last and not self.recipe.runtime.sync_batchnorm:
             raise RecipeError(
                 f"runtime.sync_batchnorm = false needs an image in each of {count} processes, and the last batch has "
@@ -253,6 +296,7 @@ class _Run:
 
     def train(self, display: Display, request: StopRequest) -> None:
         """Epochs until the recipe's last, an early stop or a signal."""
+        self.display = display
         status = self._status()
         while status == "running":
             epoch = len(self.history) + 1
@@ -306,86 +350,80 @@ class _Run:
         self.learner.network.train()
         if start_epoch(self.network, epoch):
             self._average_gradients()
+            if self.learner.graphs is not None:
+                self.learner.graphs.forget()
         first_step = (epoch - 1) * self.schedule.steps_per_epoch
         monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
         exact = torch.float32 if self.runtime.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        loss_sum = torch.zeros((), device=self.runtime.device, dtype=exact)
-        correct_sum = torch.zeros((), device=self.runtime.device, dtype=torch.int64)
-        seen = 0
+        # Sum of losses, correct predictions, images seen: added up on the device and read when they have arrived.
+        sums = torch.zeros(3, device=self.runtime.device, dtype=exact)
+        reading, guard = Reading(), self.learner.guard
+        guard.begin()
         started = time.perf_counter()
-        lr = self.schedule.base_lr
-        batches = epoch_batches(self.shown, training.batch_size, training.drop_last, training.seed, epoch)
-        for step, entries in enumerate(batches):
-            signal_number = self.processes.highest(request.signal_number or 0)
-            if signal_number:
-                raise self._interrupted(signal_number)
-            images, labels = self._batch(entries, epoch, step)
-            lr = self.schedule.lr(first_step + step, monitored)
-            set_rates(self.learner.optimizer, lr, self.schedule.momentum(first_step + step))
-            perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
-            try:
-                loss, correct = train_step(self.learner, images, labels, perturbed, len(entries))
-            except NonFiniteLossError as error:
-                raise self._stopped_by(error, epoch, step, lr) from None
-            loss_sum += loss * len(entries)
-            correct_sum += correct
-            seen += len(entries)
-            if step % STEPS_PER_REPORT == STEPS_PER_REPORT - 1:
-                # Reading these waits for the device, so not at every step.
-                elapsed_s = time.perf_counter() - started
-                display.step(epoch, float(loss_sum) / seen, int(correct_sum) / seen, seen / elapsed_s)
+        batches = self.batches.epoch(epoch)
+
+        def lr_of(step: int) -> float:
+            return self.schedule.lr(first_step + step, monitored)
+
+        try:
+            for step in range(batches.steps):
+                signal_number = self.processes.highest(request.signal_number or 0)
+                if signal_number:
+                    raise self._interrupted(signal_number)
+                size = batches.size(step)
+                images, labels = self._batch(batches, step)
+                set_rates(self.learner.optimizer, lr_of(step), self.schedule.momentum(first_step + step))
+                perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
+                loss, correct = train_step(self.learner, images, labels, perturbed, size)
+                sums += torch.stack([loss * size, correct, torch.full_like(loss, size)])
+                if step % STEPS_PER_REPORT == STEPS_PER_REPORT - 1:
+                    arrived = reading.of(torch.cat([sums, guard.found[None].to(exact)]))
+                    if arrived is not None:
+                        loss_sum, correct_sum, seen, found = arrived
+                        if found and not self.processes.several:  # several learn it together, after the epoch
+                            break
+                        elapsed_s = time.perf_counter() - started
+                        display.step(epoch, loss_sum / seen, correct_sum / seen, seen / elapsed_s)
+            guard.check()
+        except NonFiniteLossError as error:
+            bad_step = step if error.step is None else error.step
+            raise self._stopped_by(error, epoch, bad_step, lr_of(bad_step)) from None
+        loss_sum, correct_sum, seen = sums.tolist()
         train_s = time.perf_counter() - started
         row: dict[str, Any] = {
             "epoch": epoch,
-            "steps": first_step + step + 1,
-            "lr": lr,
-            "train_loss": float(loss_sum) / seen,
-            "train_accuracy": int(correct_sum) / seen,
+            "steps": first_step + batches.steps,
+            "lr": lr_of(batches.steps - 1),
+            "train_loss": loss_sum / seen,
+            "train_accuracy": correct_sum / seen,
         }
-        for split, held in (("validation", self.data.validation), ("test", self.test)):
+        for split, held in self.held.items():
             row[f"{split}_loss"], row[f"{split}_accuracy"] = self._evaluate(held) if held is not None else (None, None)
         row["images_per_s"] = seen / train_s
         earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
-        row["elapsed_s"] = earlier_s + time.perf_counter() - started
+        row["elapsed_s"] = earlier_s + self.preparing_s + time.perf_counter() - started
+        self.preparing_s = 0.0
         return self.processes.from_main(lambda: row)  # so that all decide alike what follows from it
 
-    def _batch(self, entries: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor | Targets]:
-        """Normalised images float32 [N, C, H, W] and labels int64 [N], of mixed images `Targets`, for a step's entries.
+    def _batch(self, epoch: EpochOfBatches, step: int) -> tuple[Tensor, Tensor | Targets]:
+        """The batch of a step, recorded where it is worth it; as `Batches.batch`."""
+        graphs = self.learner.graphs
+        if graphs is None or epoch.size(step) != graphs.batch_images:
+            return self.batches.batch(epoch, step)
+        raw, side_px = self.batches.raw(epoch, step), self.batches.side_px(epoch.number)
+        given = [name for name, tensor in zip(Raw._fields, raw, strict=True) if tensor is not None]
 
-        With several processes N is this one's share of them. Where originals and augmented copies are concatenated,
-        entries from len(train) on are the augmented copies.
-        """
-        training, share = self.recipe.training, self.processes.shard(len(entries))
-        partner_rows = None
-        mix = self.recipe.augment.mix
-        if mix is not None and mixes_in(mix, epoch, training.epochs) and self.processes.several:
-            # A mixed image needs its partners, wherever in the batch they are: they are made here too.
-            everyone = partners(training.seed, epoch, step, len(entries), PARTNERS[mix.name], entries.device)
-            mine = everyone[:, share]
-            entries, count = torch.cat([entries[share], entries[mine.flatten()]]), mine.shape[1]
-            partner_rows = count + torch.arange(mine.numel(), device=self.runtime.device).view_as(mine)
-        else:
-            entries = entries[share]
-            count = len(entries)
-        images_in_all = len(self.data.train)
-        indices = (entries % images_in_all).to(self.runtime.device)
-        raw, labels = self.train_images[indices], self.train_labels[indices]
-        draws = Draws(training.seed, epoch, self.image_keys[indices])
-        if not self.recipe.augment.concatenate_originals:
-            images = self.policy(raw, draws)
-        else:
-            images = as_float(raw)
-            copies = (entries >= images_in_all).nonzero().squeeze(1).to(self.runtime.device)
-            copied = Draws(training.seed, epoch, self.image_keys[indices[copies]])
-            images[copies] = self.policy(raw[copies], copied)
-        own_draws = draws if partner_rows is None else Draws(training.seed, epoch, self.image_keys[indices[:count]])
-        images, targets = resize_and_mix(self.recipe, images, labels, own_draws, step, partner_rows)
-        images = normalize(images, self.data.mean, self.data.std)
-        return images.contiguous(memory_format=self.runtime.memory_format), targets
+        def make(*tensors: Tensor) -> list[Tensor]:
+            images, labels = self.batches.make(side_px, Raw(**dict(zip(given, tensors, strict=True))))
+            return [images, labels.labels, labels.weights] if isinstance(labels, Targets) else [images, labels]
+
+        images, *labels = graphs.run(("batch", side_px, *given), make, *(getattr(raw, name) for name in given))
+        return images, Targets(*labels) if len(labels) == 2 else labels[0]
 
     def _evaluate(self, held: LabelledImages) -> tuple[float, float]:
         """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network; each process does its part."""
         self.processes.share_buffers(self.evaluated_network)
+        batch_size = self.recipe.training.evaluation_batch_size
         logits = predict_logits(
             self.evaluated_network,
             held.images[self.processes.shard(len(held))],
@@ -394,7 +432,7 @@ class _Run:
             device=self.runtime.device,
             dtype=self.runtime.autocast_dtype,
             channels_last=self.runtime.channels_last,
-            batch_size=self.recipe.training.evaluation_batch_size,
+            batch_size=max(batch_size, EVALUATED_AT_ONCE) if self.runtime.device.type == "cuda" else batch_size,
         )
         logits = self.processes.all_rows(logits, len(held))
         return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
@@ -496,23 +534,6 @@ class _Run:
             f"the update was not made and {self._saved()}; start a new run with a lower optimizer.lr, "
             f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
-
-
-def resize_and_mix(
-    recipe: RecipeConfig, images: Tensor, labels: Tensor, draws: Draws, step: int, partner_rows: Tensor | None = None
-) -> tuple[Tensor, Tensor | Targets]:
-    """What happens to the augmented images of a whole batch, float32 [N, C, H, W] in [0, 1], in the epoch of `draws`.
-
-    `labels`: int64 [N]; `step` counts from the epoch's first. Of a part of a batch, `partner_rows` (int64 [P - 1, n])
-    says where among the images the partners of its first n are, which have the draws and are returned.
-    """
-    mix, epochs = recipe.augment.mix, recipe.training.epochs
-    images = resize(images, training_side(recipe.training.progressive, draws.epoch, epochs))
-    if mix is None or not mixes_in(mix, draws.epoch, epochs):
-        return images[: len(draws)], labels[: len(draws)]
-    if partner_rows is None:
-        return mix_batch(mix, images, labels, draws, step)
-    return mix_rows(mix, images, labels, partner_rows, draws)
 
 
 def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:

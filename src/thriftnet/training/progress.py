@@ -6,18 +6,24 @@ The loop talks to a `Display`; a display never influences the run.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-STEPS_PER_REPORT = 10  # reading the loss waits for the device, so not at every step
+STEPS_PER_REPORT = 10
 
 
 class Display(Protocol):
     """What the loop tells while it works."""
 
     def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None: ...
+
+    def note(self, line: str) -> None:
+        """Something that was found out while training."""
 
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         """Every STEPS_PER_REPORT steps; loss and accuracy are the epoch's so far."""
@@ -33,6 +39,9 @@ class SilentDisplay:
     def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
         pass
 
+    def note(self, line: str) -> None:
+        pass
+
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         pass
 
@@ -41,6 +50,27 @@ class SilentDisplay:
 
     def stop(self) -> None:
         pass
+
+
+class Reading:
+    """Values of the device for the display, which may be a little late: a GPU is never waited for."""
+
+    def __init__(self) -> None:
+        self._under_way: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+
+    def of(self, values: Tensor) -> list[float] | None:
+        """The latest `values` [K] that have arrived here, on a CPU these; None: there is nothing new."""
+        if values.device.type != "cuda":
+            return values.tolist()
+        here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        here.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+        self._under_way.append((here, copied))
+        latest = None
+        while self._under_way and self._under_way[0][1].query():  # type: ignore[no-untyped-call]
+            latest = self._under_way.popleft()[0]
+        return None if latest is None else latest.tolist()
 
 
 class LiveDisplay:
@@ -79,6 +109,9 @@ class LiveDisplay:
                 measured="",
             )
             self.bar.start()
+
+    def note(self, line: str) -> None:
+        self._print(line)
 
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         if self.live:
