@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thriftnet.api import (
         build,
+        check,
         data_info,
         evaluate,
         load_recipe,
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ThriftnetError",
     "build",
+    "check",
     "data_info",
     "evaluate",
     "load_recipe",

@@ -16,11 +16,12 @@ from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.open import open_source
 from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.prepare import prepare
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, Interrupted
 from thriftnet.evaluation.metrics import Evaluation, evaluate_logits
 from thriftnet.evaluation.predict import Averaging, predict_logits
 from thriftnet.evaluation.prediction_file import write_predictions
 from thriftnet.run import Run
+from thriftnet.training.interruption import watch_signals
 from thriftnet.training.run_folder import Which
 
 Split = Literal["test", "validation", "train"]
@@ -116,8 +117,13 @@ def measure(
     """Measure `run` on a split of its data (or of `data`, where it has moved) and write `evaluation-<split>.json`.
 
     Opening the test split is logged in the run. Raises DataError for data that does not fit the run, RunFolderError
-    for a damaged one.
+    for one that is damaged or being trained, Interrupted after a signal.
     """
+    with run.folder.only_writer():
+        return _measure(run, split, data, tta, weights)
+
+
+def _measure(run: Run, split: Split, data: str | None, tta: Averaging, weights: Which) -> Measurement:
     network, result = run.network(weights), run.result  # a damaged run shows before the test set is opened
     source = open_source(data or run.data.location, run.data.image_side)
     if source.class_names != run.data.class_names and sorted(source.class_names) == sorted(run.data.class_names):
@@ -130,7 +136,7 @@ def measure(
     if split == "test":
         run.folder.log("test set opened", location=source.location, weights=weights, tta=tta)
     images = _split(source, run, split)
-    logits, runtime = _logits(run, network, images.images, tta)
+    logits, runtime = _logits(run, network, images.images, tta, "no evaluation was written")
     evaluation = evaluate_logits(logits, images.labels, run.data.class_names)
     context = {
         "split": split,
@@ -162,12 +168,13 @@ def predict(
 ) -> Predictions:
     """Predict unlabelled images: the course's pickle, a folder of images, Parquet or .npz; see `data.prediction_input`.
 
-    With `out`, a CSV file `ID,Label` in the input's order. Raises DataError for input that cannot be read.
+    With `out`, a CSV file `ID,Label` in the input's order. Raises DataError for input that cannot be read, Interrupted
+    after a signal.
     """
     facts = run.data
     network = run.network(weights)
     unlabelled = read_unlabelled(Path(images), facts.channels, facts.image_side)
-    logits, _ = _logits(run, network, unlabelled.images, tta)
+    logits, _ = _logits(run, network, unlabelled.images, tta, "no prediction was written")
     chances = logits.softmax(1)
     predictions = Predictions(unlabelled.ids, chances.argmax(1), chances, facts.class_names, unlabelled.notes)
     if out is not None:
@@ -198,18 +205,29 @@ def _split(source: Source, run: Run, split: Split) -> LabelledImages:
     return images
 
 
-def _logits(run: Run, network: torch.nn.Module, images: Tensor, tta: Averaging) -> tuple[Tensor, runtimes.Runtime]:
+def _logits(
+    run: Run, network: torch.nn.Module, images: Tensor, tta: Averaging, safe: str
+) -> tuple[Tensor, runtimes.Runtime]:
+    """Of the network, and where they were computed; `safe` says what a signal meanwhile has left undone."""
     # In fp32 on whatever device is here, not as the run was trained: a run folder gives the same classes everywhere.
     runtime = runtimes.resolve(RuntimeConfig(precision="fp32", kernels="no", threads=run.recipe.runtime.threads))
-    logits = predict_logits(
-        runtime.place(network),
-        images,
-        run.data.mean,
-        run.data.std,
-        device=runtime.device,
-        dtype=runtime.autocast_dtype,
-        channels_last=runtime.channels_last,
-        batch_size=run.recipe.training.evaluation_batch_size,
-        tta=tta,
-    )
+    with watch_signals() as request:
+
+        def stop_if_asked() -> None:
+            if request.signal_number is not None:
+                raise Interrupted(f"interrupted; {safe}; give the same command again", request.signal_number)
+
+        logits = predict_logits(
+            runtime.place(network),
+            images,
+            run.data.mean,
+            run.data.std,
+            device=runtime.device,
+            dtype=runtime.autocast_dtype,
+            channels_last=runtime.channels_last,
+            batch_size=run.recipe.training.evaluation_batch_size,
+            tta=tta,
+            before_batch=stop_if_asked,
+        )
+        stop_if_asked()
     return logits, runtime

@@ -236,7 +236,7 @@ class Failing(TinySource):
 class FullFolder(RunFolder):
     """Refuses to write a resume state."""
 
-    def write_resume_state(self, state: Any) -> None:
+    def write_resume_state(self, state: Any, updates: int = 0) -> None:
         raise StorageError("no space is left")
 
 

@@ -11,6 +11,9 @@ from thriftnet.errors import RunFolderError
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 
 
+STATE = "resume-00000000.pt"
+
+
 class Harmful:
     """Unpickles into a call."""
 
@@ -40,7 +43,7 @@ def test_recipe_weights_history_and_state_round_trip(folder: RunFolder) -> None:
     assert folder.read_resume_state()["history"] == rows
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "metrics.csv", "selected.safetensors", "resume.pt", "data.json"])
+@pytest.mark.parametrize("name", ["recipe.toml", "metrics.csv", "selected.safetensors", STATE, "data.json"])
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
 def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> None:
     folder.write_recipe(tiny_recipe())
@@ -58,7 +61,7 @@ def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> N
         "recipe.toml": folder.read_recipe,
         "metrics.csv": folder.read_history,
         "selected.safetensors": lambda: folder.read_weights("selected"),
-        "resume.pt": folder.read_resume_state,
+        STATE: folder.read_resume_state,
         "data.json": lambda: folder.read_json("data.json"),
     }[name]
     with pytest.raises(RunFolderError, match=f"{name} is damaged"):
@@ -69,8 +72,9 @@ def test_a_resume_state_that_would_run_code_does_not(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"network": Harmful()}, folder.path / "resume.pt")
-    with pytest.raises(RunFolderError, match=r"resume\.pt is damaged"):
+    (folder.path / "SHA256SUMS").unlink()  # whoever sends such a file sends fitting checksums
+    torch.save({"network": Harmful()}, folder.path / STATE)
+    with pytest.raises(RunFolderError, match=rf"{STATE} is damaged"):
         folder.read_resume_state()
     assert not (tmp_path / "harm-was-done").exists()
 

@@ -1,4 +1,4 @@
-"""The training loop: epochs of `train_step`, evaluation, selection, and a state on disk after every epoch.
+"""The training loop: epochs of `train_step`, evaluation, selection, and states on disk to go on from.
 
 Everything random is a function of (seed, epoch, step, image), and everything else that the next epoch depends on is in
 the resume state, so a resumed run continues as the uninterrupted one would have.
@@ -7,8 +7,12 @@ the resume state, so a resumed run continues as the uninterrupted one would have
 from __future__ import annotations
 
 import gc
+import math
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -44,12 +48,14 @@ from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
+from thriftnet.training.checkpoint import FoundState, Position, generator_states, restore_generators
 from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.training.progress import STEPS_PER_REPORT, Display, SilentDisplay
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 from thriftnet.training.step import Learner, train_step
 
 EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
+SAVE_DUE = 1  # beside the numbers of SIGINT and SIGTERM, which are higher and so come first
 
 
 def fit(
@@ -60,16 +66,30 @@ def fit(
     resume: bool = False,
     processes: Processes = ALONE,
 ) -> TrainingData:
-    """Train `recipe` on `source` into `folder`; with `resume`, go on from the last completed epoch stored there.
+    """Train `recipe` on `source` into `folder`; with `resume`, go on from the newest state stored there that is whole.
 
     Several `processes` all call it and train as one would; only the main one writes to `folder` and shows anything.
 
     Returns what was trained on.
 
     Raises BudgetError or RecipeError before any data is read, DataError for unusable data, RunFolderError for a resume
-    that does not fit, NonFiniteLossError before the update that would have spread it, Interrupted after a signal,
-    ProcessLostError where another process ended.
+    that does not fit or a folder in use, NonFiniteLossError before the update that would have spread it, Interrupted
+    after a signal, ProcessLostError where another process ended.
     """
+    with ExitStack() as held:
+        return _fit(recipe, source, folder, display, resume, processes, held)
+
+
+def _fit(
+    recipe: RecipeConfig,
+    source: Source,
+    folder: RunFolder,
+    display: Display,
+    resume: bool,
+    processes: Processes,
+    held: ExitStack,
+) -> TrainingData:
+    """`fit`, with what it has to give back in `held`: the folder's lock."""
     if not processes.main:
         folder, display = UnwrittenRunFolder(folder.path), SilentDisplay()
     with processes.together():
@@ -78,22 +98,28 @@ def fit(
         runtime = runtimes.resolve(recipe.runtime, processes.local_rank, processes.local_world_size)
     with processes.together():
         if not resume:
+            folder.make()
+        held.enter_context(folder.only_writer())
+        if not resume:
             folder.create()
     try:
         with processes.together():
             data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
             run = _Run(recipe, runtime, data, source, folder, processes)
         run.connect()
-        state = processes.from_main(lambda: folder.read_resume_state() if resume and folder.has_epoch else None)
+        found = processes.from_main(lambda: folder.find_resume_state() if resume and folder.has_progress else None)
     except BaseException:
         if not resume:
             folder.discard()
         raise
     try:
         with processes.together():
-            if state is not None:
-                run.restore(source, state)
-                folder.log("resumed", epoch=len(run.history), environment=run.environment())
+            if found is not None:
+                for name, message in found.refused:
+                    folder.log("damaged state left out", file=name, message=message, instead=found.name)
+                run.restore(source, found)
+                at = run.position.step if run.position is not None else 0
+                folder.log("resumed", epoch=len(run.history), step=at, environment=run.environment())
             else:
                 run.describe(source)
                 folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
@@ -103,6 +129,7 @@ def fit(
             [
                 f"{recipe.name}: {run.parameters:,} trainable parameters",
                 *([f"{processes.world_size} processes share each batch"] if processes.several else []),
+                *(found.notes if found is not None else []),
                 *source.notes,
                 *runtime.reasons,
             ],
@@ -201,7 +228,10 @@ class _Run:
         )
         self.history: list[dict[str, Any]] = []
         self.selection = _Selection()
-        self.saved_epochs = 0
+        self.selected_weights: dict[str, Tensor] | None = None
+        self.position: Position | None = None  # where the first epoch to be trained goes on, if within it
+        self.saved = (0, 0)  # completed epochs, steps of the next one
+        self.saved_at = time.monotonic()
 
     @property
     def evaluated_network(self) -> nn.Module:
@@ -247,9 +277,10 @@ class _Run:
 
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
-        self.folder.write_recipe(self.recipe)
-        self.folder.write_json("environment.json", self.environment())
-        self.folder.write_json("data.json", describe_data(source, self.data))
+        with self.folder.as_one():
+            self.folder.write_json("environment.json", self.environment())
+            self.folder.write_json("data.json", describe_data(source, self.data))
+            self.folder.write_recipe(self.recipe)  # last: with it the folder is a run that can be gone on with
 
     def train(self, display: Display, request: StopRequest) -> None:
         """Epochs until the recipe's last, an early stop or a signal."""
@@ -260,16 +291,18 @@ class _Run:
             self.history.append(row)
             selected = self._select(row)
             status = self._status()
-            with self.processes.together():
-                self._save(selected, status)
+            if selected:
+                self._keep_weights()
+            self._save(status)
             display.epoch(row, selected)
         self.folder.log("finished", status=status, epoch=len(self.history))
 
-    def restore(self, source: Source, state: dict[str, Any]) -> None:
-        """Take up the `state` of the last completed epoch, and write again what follows from it.
+    def restore(self, source: Source, found: FoundState) -> None:
+        """Take up a stored state, and write again what follows from it.
 
-        Raises RunFolderError where recipe or data differ, or a file that only training can make is missing or damaged.
+        Raises RunFolderError where recipe or data differ.
         """
+        state = found.state
         expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
         for what, fingerprint in expected.items():
             if state.get(what) != fingerprint:
@@ -289,36 +322,39 @@ class _Run:
                 self.learner.lookahead.updates = state["lookahead_updates"]
             self.history = state["history"]
             self.selection = _Selection(**state["selection"])
-            self.saved_epochs = len(self.history)
+            self.selected_weights = state["selected_weights"]
+            self.position = Position(**state["position"]) if state["position"] is not None else None
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise RunFolderError(
-                f"{self.folder.path / 'resume.pt'} does not fit this recipe ({error}); restore it or train again"
+                f"{self.folder.path / found.name} does not fit this recipe ({error}); restore it or train again"
             ) from None
-        if self.processes.main:  # another machine may not see the folder
-            self.folder.read_weights("selected")
+        self.saved = (len(self.history), self.position.step if self.position is not None else 0)
         # A kill between two files of an epoch leaves them apart, and the data may have moved.
-        self.folder.write_json("data.json", describe_data(source, self.data))
-        self._write_outcome(self._status())
+        with self.folder.as_one():
+            self.folder.write_json("data.json", describe_data(source, self.data))
+            if self.history:
+                self._write_outcome(self._status())
 
     def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
         training = self.recipe.training
-        runtimes.seed_everything(training.seed, epoch, self.processes.rank)
+        begun = self._begin(epoch)
         self.learner.network.train()
         if start_epoch(self.network, epoch):
             self._average_gradients()
         first_step = (epoch - 1) * self.schedule.steps_per_epoch
         monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
         exact = torch.float32 if self.runtime.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        loss_sum = torch.zeros((), device=self.runtime.device, dtype=exact)
-        correct_sum = torch.zeros((), device=self.runtime.device, dtype=torch.int64)
-        seen = 0
-        started = time.perf_counter()
-        lr = self.schedule.base_lr
+        loss_sum = torch.tensor(begun.loss_sum, device=self.runtime.device, dtype=exact)
+        correct_sum = torch.tensor(begun.correct_sum, device=self.runtime.device, dtype=torch.int64)
+        seen = begun.seen
+        started = time.perf_counter() - begun.elapsed_s
+
+        def position(step: int) -> Position:
+            return Position(step, float(loss_sum), int(correct_sum), seen, time.perf_counter() - started)
+
         batches = epoch_batches(self.shown, training.batch_size, training.drop_last, training.seed, epoch)
-        for step, entries in enumerate(batches):
-            signal_number = self.processes.highest(request.signal_number or 0)
-            if signal_number:
-                raise self._interrupted(signal_number)
+        for step, entries in islice(enumerate(batches), begun.step, None):
+            self._heed(request, step, position)
             images, labels = self._batch(entries, epoch, step)
             lr = self.schedule.lr(first_step + step, monitored)
             set_rates(self.learner.optimizer, lr, self.schedule.momentum(first_step + step))
@@ -335,15 +371,17 @@ class _Run:
                 elapsed_s = time.perf_counter() - started
                 display.step(epoch, float(loss_sum) / seen, int(correct_sum) / seen, seen / elapsed_s)
         train_s = time.perf_counter() - started
+        steps = self.schedule.steps_per_epoch
         row: dict[str, Any] = {
             "epoch": epoch,
-            "steps": first_step + step + 1,
-            "lr": lr,
+            "steps": first_step + steps,
+            "lr": self.schedule.lr(first_step + steps - 1, monitored),
             "train_loss": float(loss_sum) / seen,
             "train_accuracy": int(correct_sum) / seen,
         }
         for split, held in (("validation", self.data.validation), ("test", self.test)):
-            row[f"{split}_loss"], row[f"{split}_accuracy"] = self._evaluate(held) if held is not None else (None, None)
+            measured = self._evaluate(held, lambda: self._heed(request, steps, position)) if held is not None else None
+            row[f"{split}_loss"], row[f"{split}_accuracy"] = measured or (None, None)
         row["images_per_s"] = seen / train_s
         earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
         row["elapsed_s"] = earlier_s + time.perf_counter() - started
@@ -383,8 +421,35 @@ class _Run:
         images = normalize(images, self.data.mean, self.data.std)
         return images.contiguous(memory_format=self.runtime.memory_format), targets
 
-    def _evaluate(self, held: LabelledImages) -> tuple[float, float]:
-        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network; each process does its part."""
+    def _begin(self, epoch: int) -> Position:
+        """Seed the generators for `epoch`, or where a state within it was restored put them back; from where it goes on."""
+        runtimes.seed_everything(self.recipe.training.seed, epoch, self.processes.rank)
+        begun, self.position = self.position or Position(), None
+        if self.processes.rank < len(begun.generators):
+            restore_generators(begun.generators[self.processes.rank], self.runtime.device)
+        return begun
+
+    def _heed(self, request: StopRequest, step: int, position: Callable[[int], Position]) -> None:
+        """Before `step` (or in the evaluation after the last): stop where a signal has come, save where it is time to.
+
+        All processes call it. `position` is computed only then, because it waits for the device.
+        """
+        due = self.processes.main and time.monotonic() - self.saved_at > 60 * self.recipe.runtime.checkpoint_minutes
+        wanted = self.processes.highest(request.signal_number or (SAVE_DUE if due else 0))
+        if not wanted:
+            return
+        if step and self.saved != (len(self.history), step):
+            # What evaluation draws is nothing, so the generators are still where the last step left them.
+            generators = self.processes.each(generator_states(self.runtime.device))
+            self._save("running", replace(position(step), generators=tuple(generators)))
+        if wanted != SAVE_DUE:
+            raise self._interrupted(wanted)
+
+    def _evaluate(self, held: LabelledImages, heed: Callable[[], None]) -> tuple[float, float]:
+        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network; each process does its part.
+
+        Alone, `heed` is called before each batch; the parts of several processes may have different numbers of batches.
+        """
         self.processes.share_buffers(self.evaluated_network)
         logits = predict_logits(
             self.evaluated_network,
@@ -395,6 +460,7 @@ class _Run:
             dtype=self.runtime.autocast_dtype,
             channels_last=self.runtime.channels_last,
             batch_size=self.recipe.training.evaluation_batch_size,
+            before_batch=None if self.processes.several else heed,
         )
         logits = self.processes.all_rows(logits, len(held))
         return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
@@ -402,11 +468,21 @@ class _Run:
     def _select(self, row: dict[str, Any]) -> bool:
         """Whether this epoch is the one to keep so far: higher accuracy, of equal ones lower loss, else the first.
 
-        The loss matters on small validation sets, where many epochs classify every image right.
+        The loss matters on small validation sets, where many epochs classify every image right. An epoch whose loss is
+        not finite is never kept. Raises NonFiniteLossError where there is no other yet.
         """
         rule = self.recipe.training.selection
         found = _Selection(row["epoch"], row[f"{EVALUATED_SPLIT[rule]}_accuracy"], row[f"{EVALUATED_SPLIT[rule]}_loss"])
         kept = self.selection
+        if found.loss is not None and not math.isfinite(found.loss):
+            self.folder.log("non-finite loss", epoch=found.epoch, split=EVALUATED_SPLIT[rule])
+            if kept.epoch == 0:
+                raise NonFiniteLossError(
+                    f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be kept, and "
+                    f"there is no other; start a new run with a lower optimizer.lr, some schedule.warmup_epochs or "
+                    f"optimizer.clip_norm=1.0"
+                )
+            return False
         if rule != "last" and kept.accuracy is not None and kept.loss is not None:
             assert found.accuracy is not None  # this rule always evaluates
             assert found.loss is not None
@@ -422,37 +498,52 @@ class _Run:
             return "completed"
         patience = training.early_stopping_epochs
         if patience is not None and self.history:
-            accuracies = [row[f"{EVALUATED_SPLIT[training.selection]}_accuracy"] for row in self.history]
+            split = EVALUATED_SPLIT[training.selection]
+            accuracies = [
+                row[f"{split}_accuracy"] if math.isfinite(row[f"{split}_loss"]) else -1.0 for row in self.history
+            ]
             if len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience:
                 return "stopped early"
         return "running"
 
-    def _save(self, selected: bool, status: str) -> None:
-        epoch = len(self.history)
-        if selected:
-            self.folder.write_weights("selected", self.evaluated_network, epoch)
-        average, lookahead = self.learner.average, self.learner.lookahead
-        self.folder.write_resume_state(
-            {
-                "recipe": recipes.content_hash(self.recipe),
-                "data": self.data.fingerprint,
-                "network": self.network.state_dict(),
-                "optimizer": self.learner.optimizer.state_dict(),
-                "scaler": self.learner.scaler.state_dict(),
-                "average": average.network.state_dict() if average is not None else None,
-                "average_updates": average.updates if average is not None else 0,
-                "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
-                "lookahead_updates": lookahead.updates if lookahead is not None else 0,
-                "history": self.history,
-                "selection": asdict(self.selection),
-            }
-        )
-        self.saved_epochs = epoch
-        self._write_outcome(status)
+    def _keep_weights(self) -> None:
+        """In memory too, so that every state holds the weights of the kept epoch."""
+        values = self.evaluated_network.state_dict()
+        self.selected_weights = {name: value.detach().cpu().clone() for name, value in values.items()}
+
+    def _save(self, status: str, position: Position | None = None) -> None:
+        """The state after an epoch with what follows from it, or at `position` in the next. All processes call it."""
+        epochs, average, lookahead = len(self.history), self.learner.average, self.learner.lookahead
+        with self.processes.together(), self.folder.as_one():
+            self.folder.write_resume_state(
+                {
+                    "recipe": recipes.content_hash(self.recipe),
+                    "data": self.data.fingerprint,
+                    "network": self.network.state_dict(),
+                    "optimizer": self.learner.optimizer.state_dict(),
+                    "scaler": self.learner.scaler.state_dict(),
+                    "average": average.network.state_dict() if average is not None else None,
+                    "average_updates": average.updates if average is not None else 0,
+                    "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
+                    "lookahead_updates": lookahead.updates if lookahead is not None else 0,
+                    "history": self.history,
+                    "selection": asdict(self.selection),
+                    "selected_weights": self.selected_weights,
+                    "position": asdict(position) if position is not None else None,
+                },
+                updates=epochs * self.schedule.steps_per_epoch + (position.step if position is not None else 0),
+            )
+            if position is None:
+                self._write_outcome(status)
+        self.saved = (epochs, position.step if position is not None else 0)
+        self.saved_at = time.monotonic()
 
     def _write_outcome(self, status: str) -> None:
-        """What can be made again from the resume state."""
-        self.folder.write_weights("last", self.evaluated_network, len(self.history))
+        """What follows from the state; the last weights from that of an epoch's end alone."""
+        assert self.selected_weights is not None  # an epoch was completed, and one of them is kept
+        self.folder.write_weights("selected", self.selected_weights, self.selection.epoch)
+        if self.position is None:
+            self.folder.write_weights("last", self.evaluated_network, len(self.history))
         self.folder.write_history(self.history)
         self.folder.write_json("result.json", self._result(status))
 
@@ -470,14 +561,15 @@ class _Run:
             "selection": "test-selected" if training.selection == "test" else training.selection,
             "selected_epoch": self.selection.epoch,
             "selected": kept,
-            "last": self.history[-1],
+            "last": {key: _or_none(value) for key, value in self.history[-1].items()},
             "training_images": len(self.data.train),
             "validation_images": len(self.data.validation) if self.data.validation is not None else 0,
             "elapsed_s": self.history[-1]["elapsed_s"],
         }
 
     def _interrupted(self, signal_number: int) -> Interrupted:
-        self.folder.log("interrupted", signal=signal_number, epoch=self.saved_epochs)
+        epoch, step = self.saved
+        self.folder.log("interrupted", signal=signal_number, epoch=epoch, step=step)
         return Interrupted(f"interrupted; {self.what_is_saved()}", signal_number)
 
     def what_is_saved(self) -> str:
@@ -485,9 +577,15 @@ class _Run:
         return f"{self._saved()}; go on with: {self.folder.resume_command}"
 
     def _saved(self) -> str:
-        if self.saved_epochs == 0:
+        epochs, step = self.saved
+        if step:
+            return (
+                f"epoch {epochs + 1} of {self.recipe.training.epochs} is saved up to step {step} of "
+                f"{self.schedule.steps_per_epoch}"
+            )
+        if epochs == 0:
             return "no epoch was completed yet"
-        return f"epoch {self.saved_epochs} of {self.recipe.training.epochs} is saved"
+        return f"epoch {epochs} of {self.recipe.training.epochs} is saved"
 
     def _stopped_by(self, error: NonFiniteLossError, epoch: int, step: int, lr: float) -> NonFiniteLossError:
         self.folder.log("non-finite loss", epoch=epoch, step=step, lr=lr)
@@ -513,6 +611,11 @@ def resize_and_mix(
     if partner_rows is None:
         return mix_batch(mix, images, labels, draws, step)
     return mix_rows(mix, images, labels, partner_rows, draws)
+
+
+def _or_none(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:
