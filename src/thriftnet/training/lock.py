@@ -73,7 +73,7 @@ def _acquire(folder: Path) -> int:
             holder = _holder(os.pread(descriptor, RECORD_BYTES, 0))
             os.close(descriptor)
             raise RunFolderError(
-                f"run folder {folder} is in use: {holder}; nothing was changed; wait for it to end, or use another folder"
+                f"run folder {folder} is in use: {holder}; nothing was changed; wait for it or use another folder"
             ) from None
         except OSError as error:
             if descriptor >= 0:

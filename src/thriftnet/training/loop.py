@@ -113,11 +113,13 @@ def _fit(
             folder.discard()
         raise
     try:
-        with processes.together():
+        if found is not None:
+            with processes.together():
+                run.restore(source, found)
+        with processes.together(), folder.as_one():
             if found is not None:
                 for name, message in found.refused:
                     folder.log("damaged state left out", file=name, message=message, instead=found.name)
-                run.restore(source, found)
                 at = run.position.step if run.position is not None else 0
                 folder.log("resumed", epoch=len(run.history), step=at, environment=run.environment())
             else:
@@ -277,10 +279,9 @@ class _Run:
 
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
-        with self.folder.as_one():
-            self.folder.write_json("environment.json", self.environment())
-            self.folder.write_json("data.json", describe_data(source, self.data))
-            self.folder.write_recipe(self.recipe)  # last: with it the folder is a run that can be gone on with
+        self.folder.write_json("environment.json", self.environment())
+        self.folder.write_json("data.json", describe_data(source, self.data))
+        self.folder.write_recipe(self.recipe)  # last: with it the folder is a run that can be gone on with
 
     def train(self, display: Display, request: StopRequest) -> None:
         """Epochs until the recipe's last, an early stop or a signal."""
@@ -422,7 +423,7 @@ class _Run:
         return images.contiguous(memory_format=self.runtime.memory_format), targets
 
     def _begin(self, epoch: int) -> Position:
-        """Seed the generators for `epoch`, or where a state within it was restored put them back; from where it goes on."""
+        """Seed the generators for `epoch`, or put back those of a state within it; returns from where it goes on."""
         runtimes.seed_everything(self.recipe.training.seed, epoch, self.processes.rank)
         begun, self.position = self.position or Position(), None
         if self.processes.rank < len(begun.generators):
@@ -478,8 +479,8 @@ class _Run:
             self.folder.log("non-finite loss", epoch=found.epoch, split=EVALUATED_SPLIT[rule])
             if kept.epoch == 0:
                 raise NonFiniteLossError(
-                    f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be kept, and "
-                    f"there is no other; start a new run with a lower optimizer.lr, some schedule.warmup_epochs or "
+                    f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be kept, "
+                    f"and there is no other; start a new run with a lower optimizer.lr, some schedule.warmup_epochs or "
                     f"optimizer.clip_norm=1.0"
                 )
             return False

@@ -174,7 +174,9 @@ class RunFolder:
         """Add one line to events.jsonl. Raises RunFolderError where that file is damaged."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **details})
         with self.only_writer():
-            earlier = self.read_bytes("events.jsonl") if self.has("events.jsonl") else b""
+            earlier = self._batch.files.get("events.jsonl") if self._batch is not None else None
+            if earlier is None:
+                earlier = self.read_bytes("events.jsonl") if self.has("events.jsonl") else b""
             self._write("events.jsonl", earlier + line.encode() + b"\n")
 
     def write_weights(self, which: Which, network: nn.Module | Mapping[str, Tensor], epoch: int) -> None:
@@ -213,7 +215,7 @@ class RunFolder:
         remedy = "to evaluate and predict it is not needed, but to go on restore it from a copy or train again"
         if not refused:
             raise RunFolderError(f"run folder {self.path} has no resume state; {remedy}")
-        others = f" and so are {', '.join(names[1:])}" if names[1:] else ""
+        others = f", as is {' and '.join(names[1:])}" if names[1:] else ""
         raise RunFolderError(f"{refused[0][1]}{others}; {remedy}")
 
     def read_resume_state(self) -> dict[str, Any]:
@@ -317,19 +319,25 @@ class RunFolder:
         sums = self._checksums()
         digests = {name: sha256(content) for name, content in files.items()}
         self._write_checksums(sums.announce(digests, removed))
-        done: dict[str, str] = {}
         try:
             for name, content in files.items():
                 self._make_parent(name)
                 write_atomic(self.path / name, content)
-                done[name] = digests[name]
         except StorageError:
+            new = Checksums(digests)
+            there = {name: digest for name, digest in digests.items() if self._is_whole(name, new)}
             with suppress(StorageError):  # the first refusal is the one to tell of, and what is announced harms nothing
-                self._write_checksums(sums.settle(done))
+                self._write_checksums(sums.settle(there))
             raise
         for name in removed:
-            (self.path / name).unlink(missing_ok=True)
+            self._remove(name)
         self._write_checksums(sums.settle(digests, removed))
+
+    def _remove(self, name: str) -> None:
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(self.path / name, error, "what the run holds is safe") from None
 
     def _make_parent(self, name: str) -> None:
         folder = (self.path / name).parent
