@@ -1,8 +1,8 @@
 """The command line: one verb, one short function; the work is done by the functions of the same names in `api`.
 
 Standard output carries results (its last line is the path a script wants); progress and errors go to standard error.
-Exit status: 0 done, 1 the work failed, 2 the input cannot work; 130 (Ctrl-C) or 143 (SIGTERM): stopped, and it can go on
-with the command that the message names.
+Exit status: 0 done, 1 the work failed, 2 the input cannot work; 130 (Ctrl-C) or 143 (SIGTERM): stopped, and it can go
+on with the command that the message names.
 """
 
 from __future__ import annotations

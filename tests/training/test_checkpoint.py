@@ -19,7 +19,7 @@ from torch import nn
 from tests.conftest import Trained, thriftnet
 from tests.training.conftest import tiny_recipe
 from tests.training.test_loop import RESUMABLE, StopAfter, run, timeless
-from thriftnet import storage
+from thriftnet import inference, storage
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, StorageError
 from thriftnet.evaluation.predict import predict_logits
@@ -497,6 +497,29 @@ def test_weights_are_read_back_bit_for_bit(out: Path) -> None:
     assert torch.equal(found["a"].view(torch.int32), bits)
     assert torch.equal(found["b"].view(torch.int32), special.view(torch.int32))
     assert torch.equal(found["c"], torch.tensor(7))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_an_evaluation_writes_nothing_and_says_how_to_go_on(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def logits(network: nn.Module, images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        os.kill(os.getpid(), number)
+        return predict_logits(network, images, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "predict_logits", logits)
+        outcome = thriftnet("evaluate", trained.path, "--data", trained.data)
+        assert outcome.status == status
+        assert outcome.error == "thriftnet: interrupted; no evaluation was written; give the same command again"
+        command = ("predict", trained.path, trained.data, "--out", tmp_path / "p.csv")
+        outcome = thriftnet(*command)
+        assert outcome.status == status
+        assert outcome.error == "thriftnet: interrupted; no prediction was written; give the same command again"
+    assert not (trained.path / "evaluation-test.json").exists()
+    assert not (tmp_path / "p.csv").exists()
+    assert thriftnet("check", trained.path).status == 0
+    assert thriftnet("evaluate", trained.path, "--data", trained.data).status == 0
 
 
 def test_a_copied_run_predicts_the_same_and_can_be_gone_on_with(

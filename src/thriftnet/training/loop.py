@@ -479,9 +479,9 @@ class _Run:
             self.folder.log("non-finite loss", epoch=found.epoch, split=EVALUATED_SPLIT[rule])
             if kept.epoch == 0:
                 raise NonFiniteLossError(
-                    f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be kept, "
-                    f"and there is no other; start a new run with a lower optimizer.lr, some schedule.warmup_epochs or "
-                    f"optimizer.clip_norm=1.0"
+                    f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be "
+                    f"kept, and there is no other; start a new run with a lower optimizer.lr, some "
+                    f"schedule.warmup_epochs or optimizer.clip_norm=1.0"
                 )
             return False
         if rule != "last" and kept.accuracy is not None and kept.loss is not None:
