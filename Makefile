@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test check bench bench-gpu clean
+.PHONY: demo test soak check bench bench-gpu clean
 
 # Installs into a virtual environment of its own, with the versions that were tested.
 $(BIN)/thriftnet: pyproject.toml constraints.txt
@@ -28,6 +28,10 @@ demo: $(BIN)/thriftnet
 
 test: check
 	$(BIN)/python -m pytest
+
+# The long form of the tests of reliability (docs/reliability.md), about half an hour.
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak.soak --out results/reliability.json
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

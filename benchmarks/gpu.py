@@ -65,6 +65,7 @@ from thriftnet.errors import Interrupted, ThriftnetError, UserError
 from thriftnet.run import Run, load_run
 from thriftnet.runtime import available_cores
 from thriftnet.training.progress import SilentDisplay
+from thriftnet.training.run_folder import RunFolder
 
 OWN = ("fast", "best")
 MORE_SEEDS = {"fast": range(1, 5), "best": range(1, 3)}
@@ -345,7 +346,7 @@ def used(run: Run, data: str) -> Row:
 
 
 def _epochs_done(folder: Path) -> int:
-    return len(load_run(folder).history) if (folder / "resume.pt").exists() else 0
+    return len(load_run(folder).history) if RunFolder(folder).has_epoch else 0
 
 
 def work(arguments: Row) -> None:

@@ -29,7 +29,7 @@ from thriftnet.run import DataFacts, Run
 from thriftnet.training.progress import SilentDisplay
 
 PUBLIC = [
-    "ThriftnetError", "build", "calibrate", "compare", "data_info", "evaluate", "evaluate_shift", "landscape",
+    "ThriftnetError", "build", "calibrate", "check", "compare", "data_info", "evaluate", "evaluate_shift", "landscape",
     "load_recipe", "load_run", "predict", "recipe_table", "remedies", "report", "resume", "summary", "train",
     "train_seeds",
 ]  # fmt: skip
@@ -136,6 +136,7 @@ def test_load_run_opens_a_run_as_typed_values(shared_run: Trained) -> None:
 def test_weights_of_another_network_are_refused(trained: Trained) -> None:
     recipe = trained.path / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("widths = [4, 8]", "widths = [4, 16]"))
+    (trained.path / "SHA256SUMS").unlink()
     with pytest.raises(RunFolderError, match=r"selected\.safetensors does not fit the run's recipe"):
         thriftnet.load_run(trained.path).network()
 

@@ -98,11 +98,35 @@ def half_deleted_runs(here: Path) -> None:
         "no-data": ["data.json"],
         "no-weights": ["selected.safetensors"],
         "no-outcome": ["result.json", "metrics.csv", "last.safetensors"],
-        "no-state": ["resume.pt"],
+        "no-state": ["resume-00000044.pt", "resume-00000048.pt"],
     }.items():
         shutil.copytree(here / "run", here / name)
         for file in lost:
             (here / name / file).unlink()
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def flipped_bits(here: Path) -> None:
+    damage(here / "run" / "selected.safetensors")
+    shutil.copytree(here / "run", here / "states")
+    for name in ("resume-00000044.pt", "resume-00000048.pt"):
+        damage(here / "states" / name)
+
+
+def repaired_by_resuming(here: Path) -> None:
+    assert thriftnet("train", "--resume", "run").status == 0
+    assert thriftnet("check", "run").status == 0
+
+
+def recipe_changed_by_hand(here: Path) -> None:
+    path = here / "run" / "recipe.toml"
+    path.write_text(path.read_text().replace("epochs = 12", "epochs = 20"))
 
 
 def full_disk(here: Path) -> None:
@@ -144,8 +168,9 @@ def predicts_all_the_same(here: Path) -> None:
 def remade_on_resume(here: Path) -> None:
     assert thriftnet("train", "--resume", "no-outcome").status == 0
     assert thriftnet("train", "--resume", "no-data", "--data", "tiny.npz").status == 0
+    assert thriftnet("train", "--resume", "no-weights").status == 0
     for name in ("result.json", "metrics.csv", "last.safetensors", "data.json", "selected.safetensors", "recipe.toml"):
-        for remade in ("no-outcome", "no-data"):
+        for remade in ("no-outcome", "no-data", "no-weights"):
             assert (here / remade / name).read_bytes() == (here / "run" / name).read_bytes(), (remade, name)
 
 
@@ -163,6 +188,8 @@ CASES = {
     "A Parquet file without labels": Case(parquet_without_labels),
     "A corrupt image among good ones": Case(corrupt_image),
     "A run folder half deleted": Case(half_deleted_runs, check=remade_on_resume),
+    "A flipped bit": Case(flipped_bits, check=repaired_by_resuming),
+    "A recipe changed by hand": Case(recipe_changed_by_hand),
     "A full disk while training": Case(full_disk, check=resumes_once_there_is_space),
     "A full disk while predicting": Case(full_disk),
     "A full device": Case(),
@@ -256,11 +283,11 @@ def test_a_file_larger_than_the_system_allows(workplace: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.status == 1
     assert outcome.stderr.splitlines()[-1] == (
-        "thriftnet: could not write new/selected.safetensors: the file is larger than the system allows; no incomplete "
+        "thriftnet: could not write new/resume-00000004.pt: the file is larger than the system allows; no incomplete "
         "file is left; choose another folder; no epoch was completed yet; go on with: thriftnet train --resume new"
     )
     assert {path.name for path in Path("new").iterdir()} == {
-        "recipe.toml", "environment.json", "data.json", "events.jsonl",
+        "recipe.toml", "environment.json", "data.json", "events.jsonl", "SHA256SUMS", ".lock",
     }  # fmt: skip
     assert thriftnet("train", "--resume", "new").status == 0
     assert timeless("new") == timeless("run")
@@ -283,8 +310,8 @@ def workplace(shared_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shutil.copytree(shared_run.path, tmp_path / "run")
     shutil.copy(shared_run.recipe, tmp_path / "tiny.toml")
     shutil.copy(shared_run.data, tmp_path / "tiny.npz")
-    data_json = tmp_path / "run" / "data.json"
-    data_json.write_text(data_json.read_text().replace(str(shared_run.data), str(tmp_path / "tiny.npz")))
+    folder = RunFolder(tmp_path / "run")
+    folder.write_json("data.json", folder.read_json("data.json") | {"location": str(tmp_path / "tiny.npz")})
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     while os.path.ismount(tmp_path / "disk"):

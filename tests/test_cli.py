@@ -182,7 +182,7 @@ class TestEvaluate:
         moved = tmp_path / "moved.npz"
         shutil.copy(trained.data, moved)
         facts = json.loads((trained.path / "data.json").read_text())
-        (trained.path / "data.json").write_text(json.dumps(facts | {"location": str(tmp_path / "old.npz")}))
+        RunFolder(trained.path).write_json("data.json", facts | {"location": str(tmp_path / "old.npz")})
         outcome = thriftnet("evaluate", trained.path)
         assert outcome.status == 2
         assert f"there is no data at {tmp_path / 'old.npz'}" in outcome.error

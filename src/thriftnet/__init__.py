@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thriftnet.api import (
         build,
         calibrate,
+        check,
         compare,
         data_info,
         evaluate,
@@ -43,6 +44,7 @@ __all__ = [
     "ThriftnetError",
     "build",
     "calibrate",
+    "check",
     "compare",
     "data_info",
     "evaluate",

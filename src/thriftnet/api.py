@@ -206,7 +206,7 @@ def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget:
 
 
 def resume(run: Run | Path | str, data: str | None = None, display: Display | None = None) -> Run:
-    """Go on with a run from its last completed epoch; the result equals that of an uninterrupted run.
+    """Go on with a run from its newest whole state; the result equals that of an uninterrupted run.
 
     Its trackers are told the rest. `data` is needed only where the data has moved. The number of processes may differ
     from the one before. Raises RunFolderError for a folder that cannot be gone on with.
@@ -429,6 +429,14 @@ def landscape(
             save(figure, measured.folder / f"{name}{ending}")
     write_page(landscape_page(measured, figures), measured.page)
     return measured
+
+
+def check(run: Run | Path | str) -> tuple[int, list[str]]:
+    """(how many files of a run are as they were written, those that its SHA256SUMS does not list).
+
+    Raises RunFolderError that names every damaged or missing file.
+    """
+    return _opened(run).folder.check()
 
 
 def _opened(run: Run | Path | str) -> Run:

@@ -1,7 +1,8 @@
 """The command line: one verb, one short function; the work is done by the functions of the same names in `api`.
 
 Standard output carries results (its last line is the path a script wants); progress and errors go to standard error.
-Exit status: 0 done, 1 the work failed, 2 the input cannot work, 130 or 143 interrupted.
+Exit status: 0 done, 1 the work failed, 2 the input cannot work; 130 (Ctrl-C) or 143 (SIGTERM): stopped, and it can go
+on with the command that the message names.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to make; default: a new one under runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run folder from its last completed epoch.", metavar="RUN")
+        Path | None, typer.Option(help="Go on with this run folder from where it was last saved.", metavar="RUN")
     ] = None,
     budget: Annotated[int | None, typer.Option(help="Most trainable parameters.", min=1)] = None,
     overrides: SetOption = None,
@@ -339,6 +340,17 @@ def reproduce(
     for line in ledger.plan.summary() if write_only or not ledger.complete else ():
         typer.echo(line)
     typer.echo(str(ledger.path))
+
+
+def check(run: RunArgument) -> None:
+    """Compare every file of a run with the SHA-256 it was written with; name what is damaged or missing."""
+    from thriftnet import api
+
+    whole, unlisted = api.check(run)
+    typer.echo(f"{whole} files are as they were written")
+    if unlisted:
+        typer.echo(f"without a checksum: {', '.join(unlisted)}")
+    typer.echo(str(run))
 
 
 @app.command()

@@ -10,7 +10,7 @@
     ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
     ├── StorageError               the operating system refused a write (full disk, quota, permission)
     ├── ProcessLostError           another of several processes ended, or cannot be reached
-    └── Interrupted                Ctrl-C or SIGTERM; what was completed is saved (exit status 130 or 143)
+    └── Interrupted                Ctrl-C or SIGTERM; what was done is saved and can go on (exit status 130 or 143)
 
 The command line prints the message of any of these as one line and never shows a traceback for them.
 """
@@ -73,7 +73,7 @@ class ProcessLostError(ThriftnetError):
 
 
 class Interrupted(ThriftnetError):
-    """Ctrl-C or SIGTERM arrived; the last completed epoch is saved.
+    """Ctrl-C or SIGTERM arrived; what was done is saved, and the message has the command that goes on.
 
     `signal_number` is 2 (SIGINT) or 15 (SIGTERM); the exit status is 128 + that number, as shells expect.
     """

@@ -129,11 +129,17 @@ def measure(
 
     What the network said of each image goes into a safetensors file of the same name; see `evaluation.per_image`. Of
     several runs the mean of the class probabilities is measured, and written into the first one's folder. Opening the
-    test split is logged in each. Raises DataError for data that does not fit the runs, RunFolderError for a
-    damaged one.
+    test split is logged in each. Raises DataError for data that does not fit the runs, RunFolderError for one that is
+    damaged or being trained, Interrupted after a signal.
     """
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
-    first, _ = predictor.runs[0], predictor.networks  # a damaged run shows before the test set is opened
+    with predictor.runs[0].folder.only_writer():
+        return _measure(predictor, split, data)
+
+
+def _measure(predictor: Predictor, split: Split, data: str | None) -> Measurement:
+    first, weights, tta = predictor.runs[0], predictor.weights, predictor.tta
+    _ = predictor.networks  # a damaged run shows before the test set is opened
     result = first.result
     source = open_fitting(first, data)
     images = open_split(source, predictor.runs, split, weights=weights, tta=tta)
@@ -172,7 +178,7 @@ def predict(
     """Predict unlabelled images: the course's pickle, a folder of images, Parquet or .npz; see `data.prediction_input`.
 
     Of several runs the class probabilities are averaged. With `out`, a CSV file `ID,Label` in the input's order.
-    Raises DataError for input that cannot be read.
+    Raises DataError for input that cannot be read, Interrupted after a signal.
     """
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
     facts, _ = predictor.runs[0].data, predictor.networks

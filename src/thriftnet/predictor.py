@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
-from thriftnet.errors import DataError, RunFolderError
+from thriftnet.errors import DataError, Interrupted, RunFolderError
 from thriftnet.evaluation.batchnorm_adaptation import adapt_batchnorm
 from thriftnet.evaluation.predict import Averaging, predict_logits
 from thriftnet.run import Run
+from thriftnet.training.interruption import watch_signals
 from thriftnet.training.run_folder import Which
 
 TEMPERATURE_FILE = "temperature.json"
@@ -119,8 +119,27 @@ class Predictor:
         }
         if self.adapt_batchnorm:
             network = adapt_batchnorm(network, images, run.data.mean, run.data.std, **place)
-        dtype = self.runtime.autocast_dtype
-        return predict_logits(network, images, run.data.mean, run.data.std, dtype=dtype, tta=self.tta, **place)
+        with watch_signals() as request:
+
+            def stop_if_asked() -> None:
+                if request.signal_number is not None:
+                    raise Interrupted(
+                        "interrupted; files that were written are complete; give the same command again",
+                        request.signal_number,
+                    )
+
+            logits = predict_logits(
+                network,
+                images,
+                run.data.mean,
+                run.data.std,
+                dtype=self.runtime.autocast_dtype,
+                tta=self.tta,
+                before_batch=stop_if_asked,
+                **place,
+            )
+            stop_if_asked()
+        return logits
 
     def as_dict(self) -> dict[str, Any]:
         """What its numbers depend on, for JSON. Raises RunFolderError for a damaged run."""
@@ -165,8 +184,7 @@ def read_temperature(run: Run, weights: Which) -> float:
 
 def weights_hash(run: Run, weights: Which) -> str:
     """The first 16 digits of the SHA-256 of a weights file. Raises RunFolderError where it is missing."""
-    run.folder.read_weights(weights)  # says what is wrong with a missing or damaged file
-    return hashlib.sha256((run.path / f"{weights}.safetensors").read_bytes()).hexdigest()[:16]
+    return run.folder.weights_sha256(weights)[:16]
 
 
 class _Scaled(nn.Module):

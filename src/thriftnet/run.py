@@ -95,8 +95,8 @@ class Run:
 
     def figures_html(self, *names: str) -> str:
         """Figures of the run as HTML that stands alone; one that was never drawn is left out."""
-        paths = (self.path / "figures" / f"{name}.png" for name in names)
-        images = (b64encode(path.read_bytes()).decode() for path in paths if path.is_file())
+        files = (f"figures/{name}.png" for name in names)
+        images = (b64encode(self.folder.read_bytes(file)).decode() for file in files if self.folder.has(file))
         return "".join(f'<img src="data:image/png;base64,{image}" style="max-width: 100%">' for image in images)
 
     def network(self, weights: Which = "selected") -> nn.Module:

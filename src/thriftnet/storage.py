@@ -17,6 +17,8 @@ from pathlib import Path
 from thriftnet.errors import StorageError
 
 CACHE_VARIABLE = "THRIFTNET_CACHE"
+PARTIAL = ".partial-"
+"""What the name of a file that is still being written begins with."""
 
 _REASONS = {
     errno.ENOSPC: ("no space is left on the device", "free some space or choose another folder"),
@@ -29,6 +31,8 @@ _REASONS = {
     errno.ENOTDIR: ("a part of its path is a file, not a folder", "choose another path"),
     errno.EEXIST: ("a file of that name is in the way", "choose another path"),
     errno.EISDIR: ("it is a folder", "give the path of a file"),
+    errno.ENOLCK: ("its file system has no locks left or knows none", "choose a folder on another file system"),
+    errno.EOPNOTSUPP: ("its file system knows no locks", "choose a folder on another file system"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
 }
 
@@ -75,7 +79,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             return
         # A link keeps pointing where it did: its target is replaced.
         final = Path(os.path.realpath(path))
-        temporary = final.with_name(f".partial-{secrets.token_hex(8)}{final.suffix}")
+        temporary = final.with_name(f"{PARTIAL}{secrets.token_hex(8)}{final.suffix}")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         _flush(temporary)
@@ -101,6 +105,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed writers left in `folder` and the folders in it. Nobody may be writing there."""
+    for path in folder.rglob(f"{PARTIAL}*"):
+        path.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -219,6 +219,27 @@ def resumes(processes: Processes, folder: Path) -> list[str]:
     return said
 
 
+class StopWithin(SilentDisplay):
+    """Sends a real signal to this process after the tenth step of the second epoch."""
+
+    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def within_an_epoch(processes: Processes, folder: Path) -> str:
+    """With dropout, whose masks differ between the processes; 18 steps an epoch. Returns what the stop said."""
+    recipe = tiny_recipe(training={"batch_size": 4, "epochs": 2, "ema_decay": 0.9})
+    assert train(recipe, folder / "within whole", processes) == ""
+    said = ""
+    try:
+        fit(recipe, TinySource(), RunFolder(folder / "within parts"), StopWithin(), processes=processes)
+    except ThriftnetError as error:
+        said = str(error)
+    assert train(recipe, folder / "within parts", processes, resume=True) == ""
+    return said
+
+
 # ---- what goes wrong
 
 
@@ -236,7 +257,7 @@ class Failing(TinySource):
 class FullFolder(RunFolder):
     """Refuses to write a resume state."""
 
-    def write_resume_state(self, state: Any) -> None:
+    def write_resume_state(self, state: Any, updates: int = 0) -> None:
         raise StorageError("no space is left")
 
 
@@ -326,7 +347,7 @@ def lost(processes: Processes, folder: Path) -> str:
 
 
 SCENARIOS: tuple[Callable[[Processes, Path], Any], ...] = (
-    norms, one_value_a_channel, steps, trainings, resumes, failures, command_line, words, lost,
+    norms, one_value_a_channel, steps, trainings, resumes, within_an_epoch, failures, command_line, words, lost,
 )  # fmt: skip
 
 

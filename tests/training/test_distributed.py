@@ -100,6 +100,14 @@ def test_two_processes_resume_bit_for_bit_with_dropout(two_processes: TwoProcess
     assert [row["train_loss"] for row in parts.read_history()] == [row["train_loss"] for row in whole.read_history()]
 
 
+def test_two_processes_resume_within_an_epoch_bit_for_bit_with_dropout(two_processes: TwoProcesses) -> None:
+    said, _ = two_processes.found("within_an_epoch")
+    assert said.startswith("interrupted; epoch 2 of 2 is saved up to step 10 of 18; go on with: ")
+    parts, whole = (RunFolder(two_processes.folder / name) for name in ("within parts", "within whole"))
+    assert_same_weights(parts, whole, 0.0)
+    assert [row["train_loss"] for row in parts.read_history()] == [row["train_loss"] for row in whole.read_history()]
+
+
 FAILURES = {
     "data of one process": ("DataError: process 1 of 2: image 7 is damaged", "DataError: image 7 is damaged"),
     "bug in one process": ("ProcessLostError: process 1 of 2 failed (KeyError: 'a bug')", "KeyError: 'a bug'"),

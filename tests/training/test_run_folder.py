@@ -10,6 +10,8 @@ from tests.training.conftest import tiny_recipe
 from thriftnet.errors import RunFolderError
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 
+STATE = "resume-00000000.pt"
+
 
 class Harmful:
     """Unpickles into a call."""
@@ -40,9 +42,10 @@ def test_recipe_weights_history_and_state_round_trip(folder: RunFolder) -> None:
     assert folder.read_resume_state()["history"] == rows
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "metrics.csv", "selected.safetensors", "resume.pt", "data.json"])
+@pytest.mark.parametrize("name", ["recipe.toml", "metrics.csv", "selected.safetensors", STATE, "data.json"])
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
-def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> None:
+@pytest.mark.parametrize("listed", [True, False])
+def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str, listed: bool) -> None:
     folder.write_recipe(tiny_recipe())
     folder.write_json("data.json", {"location": "somewhere", "values": list(range(50))})
     folder.write_history([{"epoch": 1, "train_loss": 0.5, "note": 1}])
@@ -50,15 +53,17 @@ def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str) -> N
     folder.write_resume_state({"network": nn.Linear(4, 4).state_dict()})
     path = folder.path / name
     content = path.read_bytes()
-    damaged = {"cut": content[: len(content) * 2 // 3], "garbage": b"\x00\xff" * 40, "empty": b""}
+    damaged = {"cut": content[: len(content) * 2 // 3] + b'"', "garbage": b"\x00\xff" * 40, "empty": b""}
     if name == "metrics.csv":  # any text is a table of some kind; what is not one:
         damaged = {"cut": b"epoch,train_loss\n1\n", "garbage": b"epoch\n\xff\xfe\n", "empty": b"epoch\nx\n"}
     path.write_bytes(damaged[damage])
+    if not listed:  # the readers do without checksums too
+        (folder.path / "SHA256SUMS").unlink()
     read = {
         "recipe.toml": folder.read_recipe,
         "metrics.csv": folder.read_history,
         "selected.safetensors": lambda: folder.read_weights("selected"),
-        "resume.pt": folder.read_resume_state,
+        STATE: folder.read_resume_state,
         "data.json": lambda: folder.read_json("data.json"),
     }[name]
     with pytest.raises(RunFolderError, match=f"{name} is damaged"):
@@ -69,8 +74,9 @@ def test_a_resume_state_that_would_run_code_does_not(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"network": Harmful()}, folder.path / "resume.pt")
-    with pytest.raises(RunFolderError, match=r"resume\.pt is damaged"):
+    (folder.path / "SHA256SUMS").unlink()  # whoever sends such a file sends fitting checksums
+    torch.save({"network": Harmful()}, folder.path / STATE)
+    with pytest.raises(RunFolderError, match=rf"{STATE} is damaged"):
         folder.read_resume_state()
     assert not (tmp_path / "harm-was-done").exists()
 

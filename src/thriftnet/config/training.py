@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from thriftnet.config.fields import Count, Section, plain
+from thriftnet.config.fields import Count, Positive, Section, plain
 
 
 class ProgressiveStage(Section):
@@ -78,6 +78,8 @@ class RuntimeConfig(Section):
     """
     sync_batchnorm: bool = True
     """Whether BatchNorm's batch statistics are those of all processes' parts of a batch; alone it changes nothing."""
+    checkpoint_minutes: Positive = 10.0
+    """Time after which the state is saved within an epoch too; at an epoch's end and at a signal it always is."""
 
     @model_validator(mode="after")
     def _kernels_apply(self) -> Self:

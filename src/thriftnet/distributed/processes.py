@@ -180,6 +180,10 @@ class Processes:
                         f"({value}); start every process with the same command on the same data"
                     )
 
+    def each(self, value: T) -> list[T]:
+        """Every process's `value`, by rank. All call it."""
+        return self._gather(value) if self.several else [value]
+
     @contextmanager
     def connected(self) -> Iterator[None]:
         """Turn the failure to reach another process, which torch reports in many ways, into ProcessLostError."""

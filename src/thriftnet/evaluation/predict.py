@@ -6,7 +6,7 @@ Shapes: N images, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -31,11 +31,13 @@ def predict_logits(
     channels_last: bool,
     batch_size: int,
     tta: Averaging = "none",
+    before_batch: Callable[[], None] | None = None,
 ) -> Tensor:
     """Float32 logits [N, K] on the CPU for `images`: uint8 [N, C, H, W], on the CPU or on `device`.
 
     `model` must already be on `device`; it runs in evaluation mode and gets its modes back. `mean` and `std` are
-    those of the training images scaled to [0, 1]; `dtype` is autocast's (None: no autocast).
+    those of the training images scaled to [0, 1]; `dtype` is autocast's (None: no autocast). `before_batch` is called
+    before each batch and may raise, to stop.
 
     `tta = "flip"` averages the class probabilities of every image and its mirror image (left-right), as in arXiv
     1409.1556, section 3.2. `tta = "flip_shift"` averages six views, as the multi-crop evaluation of arXiv 2404.00498
@@ -48,6 +50,8 @@ def predict_logits(
     with evaluating(model), torch.inference_mode(), _autocast(device, dtype):
         # At least one batch, even an empty one, so that the result always has K columns.
         for start in range(0, max(len(images), 1), batch_size):
+            if before_batch is not None:
+                before_batch()
             batch = images[start : start + batch_size].to(device, non_blocking=True)
             inputs = normalize(as_float(batch), mean, std).contiguous(memory_format=memory_format)
             if tta == "none":

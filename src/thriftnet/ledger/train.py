@@ -68,7 +68,7 @@ class _Deadline:
         self.inner.start(lines, epochs, steps_per_epoch, epochs_done)
 
     def note(self, line: str) -> None:
-        self.display.note(line)
+        self.inner.note(line)
 
     def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
         self.inner.step(epoch, loss, accuracy, images_per_s)

@@ -103,9 +103,14 @@ def save(figure: Figure, path: Path) -> None:
 
     Raises StorageError where the file cannot be written, ValueError for another ending.
     """
+    write_atomic(path, encoded(figure, path))
+
+
+def encoded(figure: Figure, path: Path) -> bytes:
+    """What `save` writes."""
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"a figure is written as .png or .svg, not as {path.name}")
-    write_atomic(path, _render(figure, "png" if path.suffix == ".png" else "svg", background=True))
+    return _render(figure, "png" if path.suffix == ".png" else "svg", background=True)
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:

@@ -31,7 +31,7 @@ from thriftnet.optim.schedules import Schedule
 from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
 from thriftnet.reporting.confusion import GRID_CLASSES, ConfusedImages, confused_images_data
 from thriftnet.reporting.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
-from thriftnet.reporting.figures import save
+from thriftnet.reporting.figures import encoded
 from thriftnet.reporting.html import Claim, RunFigures, RunReport, write_report
 from thriftnet.reporting.image_figures import (
     AugmentedBatchData,
@@ -42,7 +42,6 @@ from thriftnet.reporting.image_figures import (
     mistakes_data,
 )
 from thriftnet.run import Run
-from thriftnet.storage import storage_error, write_atomic
 from thriftnet.training.batches import resize_and_mix
 from thriftnet.training.loop import EVALUATED_SPLIT
 
@@ -58,10 +57,11 @@ ORIGINAL_PIXELS = ("cifar-python", "cifar-binary")  # the layouts in which CIFAR
 def draw_training_figures(run: Run, data: TrainingData) -> None:
     """Curves, learning rate and an augmented batch into the run's `figures/`. Raises StorageError."""
     batch = _augmented_batch(run, data)
-    _write_arrays(run, "augmented-batch", asdict(batch))
-    _save(run, "augmented-batch", draw_augmented_batch(batch))
-    _save(run, "curves", draw_curves(_curves(run)))
-    _save(run, "learning-rate", draw_learning_rate(_learning_rates(run)))
+    with run.folder.only_writer():
+        _write_arrays(run, "augmented-batch", asdict(batch))
+        _save(run, "augmented-batch", draw_augmented_batch(batch))
+        _save(run, "curves", draw_curves(_curves(run)))
+        _save(run, "learning-rate", draw_learning_rate(_learning_rates(run)))
 
 
 def draw_evaluation_figures(measurement: Measurement) -> None:
@@ -234,37 +234,31 @@ def _in_words(value: Any) -> str:
 
 
 def _save(run: Run, name: str, figure: Figure) -> None:
-    folder = run.path / "figures"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error, "the run itself is safe") from None
     for ending in (".png", ".svg"):
-        save(figure, folder / f"{name}{ending}")
+        path = Path("figures") / f"{name}{ending}"
+        run.folder.write_bytes(path.as_posix(), encoded(figure, path))
 
 
 def _write_arrays(run: Run, name: str, values: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {key: np.asarray(value) for key, value in values.items()}
     np.savez_compressed(buffer, **arrays)
-    folder = run.path / "figures"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error, "the run itself is safe") from None
-    write_atomic(folder / f"{name}.npz", buffer.getvalue())
+    run.folder.write_bytes(f"figures/{name}.npz", buffer.getvalue())
 
 
 def _read_arrays(run: Run, name: str, kind: type[D]) -> D | None:
     """The figure's data, or None where it was never drawn."""
-    path = run.path / "figures" / f"{name}.npz"
-    if not path.is_file():
+    file = f"figures/{name}.npz"
+    if not run.folder.has(file):
         return None
+    content = run.folder.read_bytes(file)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return kind(**{key: _unpacked(arrays[key]) for key in arrays.files})
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise RunFolderError(f"{path} is damaged ({error}); delete it, or draw it again by evaluating") from None
+        raise RunFolderError(
+            f"{run.path / file} is damaged ({error}); delete it, or draw it again by evaluating"
+        ) from None
 
 
 def _unpacked(array: np.ndarray) -> Any:

@@ -21,11 +21,11 @@ class Guard:
         self.device, self.deferred = device or torch.device("cpu"), deferred
         self.begin()
 
-    def begin(self) -> None:
-        """Count steps from 0 again, as at the start of an epoch; to be called when no step was bad."""
+    def begin(self, step: int = 0) -> None:
+        """Count steps from `step`, as at the start of an epoch; to be called when no step was bad."""
         self.found = torch.zeros((), device=self.device)
         """float32, 0-d: 1 from the first bad step on."""
-        self._good_steps = torch.zeros((), device=self.device)
+        self._good_steps = torch.full((), float(step), device=self.device)
         self._loss = torch.zeros((), device=self.device)
 
     @torch.no_grad()

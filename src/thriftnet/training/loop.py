@@ -1,4 +1,4 @@
-"""The training loop: epochs of `train_step`, evaluation, selection, and a state on disk after every epoch.
+"""The training loop: epochs of `train_step`, evaluation, selection, and states on disk to go on from.
 
 Everything random is a function of (seed, epoch, step, image), and everything else that the next epoch depends on is in
 the resume state, so a resumed run continues as the uninterrupted one would have.
@@ -7,8 +7,12 @@ the resume state, so a resumed run continues as the uninterrupted one would have
 from __future__ import annotations
 
 import gc
+import math
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +46,7 @@ from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
 from thriftnet.training.batches import Batches, EpochOfBatches, Raw
+from thriftnet.training.checkpoint import FoundState, Position, generator_states, restore_generators
 from thriftnet.training.compiled import compiled
 from thriftnet.training.graphs import Graphs
 from thriftnet.training.guard import Guard
@@ -53,6 +58,7 @@ from thriftnet.training.step import Learner, train_step
 EVALUATED_AT_ONCE = 2000
 """Images that a GPU evaluates at once at least; it needs many to be busy, and the result is the same."""
 EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
+SAVE_DUE = 1  # beside the numbers of SIGINT and SIGTERM, which are higher and so come first
 
 
 def fit(
@@ -63,16 +69,30 @@ def fit(
     resume: bool = False,
     processes: Processes = ALONE,
 ) -> TrainingData:
-    """Train `recipe` on `source` into `folder`; with `resume`, go on from the last completed epoch stored there.
+    """Train `recipe` on `source` into `folder`; with `resume`, go on from the newest state stored there that is whole.
 
     Several `processes` all call it and train as one would; only the main one writes to `folder` and shows anything.
 
     Returns what was trained on.
 
     Raises BudgetError or RecipeError before any data is read, DataError for unusable data, RunFolderError for a resume
-    that does not fit, NonFiniteLossError before the update that would have spread it, Interrupted after a signal,
-    ProcessLostError where another process ended.
+    that does not fit or a folder in use, NonFiniteLossError before the update that would have spread it, Interrupted
+    after a signal, ProcessLostError where another process ended.
     """
+    with ExitStack() as held:
+        return _fit(recipe, source, folder, display, resume, processes, held)
+
+
+def _fit(
+    recipe: RecipeConfig,
+    source: Source,
+    folder: RunFolder,
+    display: Display,
+    resume: bool,
+    processes: Processes,
+    held: ExitStack,
+) -> TrainingData:
+    """`fit`, with what it has to give back in `held`: the folder's lock."""
     if not processes.main:
         folder, display = UnwrittenRunFolder(folder.path), SilentDisplay()
     with processes.together():
@@ -81,22 +101,30 @@ def fit(
         runtime = runtimes.resolve(recipe.runtime, processes.local_rank, processes.local_world_size)
     with processes.together():
         if not resume:
+            folder.make()
+        held.enter_context(folder.only_writer())
+        if not resume:
             folder.create()
     try:
         with processes.together():
             data = prepare(source, recipe.data, recipe.training.selection, recipe.training.split_seed)
             run = _Run(recipe, runtime, data, source, folder, processes)
         run.connect()
-        state = processes.from_main(lambda: folder.read_resume_state() if resume and folder.has_epoch else None)
+        found = processes.from_main(lambda: folder.find_resume_state() if resume and folder.has_progress else None)
     except BaseException:
         if not resume:
             folder.discard()
         raise
     try:
-        with processes.together():
-            if state is not None:
-                run.restore(source, state)
-                folder.log("resumed", epoch=len(run.history), environment=run.environment())
+        if found is not None:
+            with processes.together():
+                run.restore(source, found)
+        with processes.together(), folder.as_one():
+            if found is not None:
+                for name, message in found.refused:
+                    folder.log("damaged state left out", file=name, message=message, instead=found.name)
+                at = run.position.step if run.position is not None else 0
+                folder.log("resumed", epoch=len(run.history), step=at, environment=run.environment())
             else:
                 run.describe(source)
                 folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
@@ -106,6 +134,7 @@ def fit(
             [
                 f"{recipe.name}: {run.parameters:,} trainable parameters",
                 *([f"{processes.world_size} processes share each batch"] if processes.several else []),
+                *(found.notes if found is not None else []),
                 *source.notes,
                 *run.runtime.reasons,
                 *run.batches.notes,
@@ -206,7 +235,10 @@ class _Run:
         self.held = {"validation": self._near(data.validation), "test": self._near(self.test)}
         self.history: list[dict[str, Any]] = []
         self.selection = _Selection()
-        self.saved_epochs = 0
+        self.selected_weights: dict[str, Tensor] | None = None
+        self.position: Position | None = None  # where the first epoch to be trained goes on, if within it
+        self.saved = (0, 0)  # completed epochs, steps of the next one
+        self.saved_at = time.monotonic()
 
     def _near(self, held: LabelledImages | None) -> LabelledImages | None:
         """The images where those of training are, so that evaluation copies nothing."""
@@ -290,9 +322,9 @@ class _Run:
 
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
-        self.folder.write_recipe(self.recipe)
         self.folder.write_json("environment.json", self.environment())
         self.folder.write_json("data.json", describe_data(source, self.data))
+        self.folder.write_recipe(self.recipe)  # last: with it the folder is a run that can be gone on with
 
     def train(self, display: Display, request: StopRequest) -> None:
         """Epochs until the recipe's last, an early stop or a signal."""
@@ -304,16 +336,18 @@ class _Run:
             self.history.append(row)
             selected = self._select(row)
             status = self._status()
-            with self.processes.together():
-                self._save(selected, status)
+            if selected:
+                self._keep_weights()
+            self._save(status)
             display.epoch(row, selected)
         self.folder.log("finished", status=status, epoch=len(self.history))
 
-    def restore(self, source: Source, state: dict[str, Any]) -> None:
-        """Take up the `state` of the last completed epoch, and write again what follows from it.
+    def restore(self, source: Source, found: FoundState) -> None:
+        """Take up a stored state, and write again what follows from it.
 
-        Raises RunFolderError where recipe or data differ, or a file that only training can make is missing or damaged.
+        Raises RunFolderError where recipe or data differ.
         """
+        state = found.state
         expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
         for what, fingerprint in expected.items():
             if state.get(what) != fingerprint:
@@ -333,20 +367,22 @@ class _Run:
                 self.learner.lookahead.updates = state["lookahead_updates"]
             self.history = state["history"]
             self.selection = _Selection(**state["selection"])
-            self.saved_epochs = len(self.history)
+            self.selected_weights = state["selected_weights"]
+            self.position = Position(**state["position"]) if state["position"] is not None else None
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise RunFolderError(
-                f"{self.folder.path / 'resume.pt'} does not fit this recipe ({error}); restore it or train again"
+                f"{self.folder.path / found.name} does not fit this recipe ({error}); restore it or train again"
             ) from None
-        if self.processes.main:  # another machine may not see the folder
-            self.folder.read_weights("selected")
+        self.saved = (len(self.history), self.position.step if self.position is not None else 0)
         # A kill between two files of an epoch leaves them apart, and the data may have moved.
-        self.folder.write_json("data.json", describe_data(source, self.data))
-        self._write_outcome(self._status())
+        with self.folder.as_one():
+            self.folder.write_json("data.json", describe_data(source, self.data))
+            if self.history:
+                self._write_outcome(self._status())
 
     def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
         training = self.recipe.training
-        runtimes.seed_everything(training.seed, epoch, self.processes.rank)
+        begun = self._begin(epoch)
         self.learner.network.train()
         if start_epoch(self.network, epoch):
             self._average_gradients()
@@ -356,20 +392,23 @@ class _Run:
         monitored = [row[f"{EVALUATED_SPLIT[training.selection]}_loss"] for row in self.history]
         exact = torch.float32 if self.runtime.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         # Sum of losses, correct predictions, images seen: added up on the device and read when they have arrived.
-        sums = torch.zeros(3, device=self.runtime.device, dtype=exact)
+        sums = torch.tensor([begun.loss_sum, begun.correct_sum, begun.seen], device=self.runtime.device, dtype=exact)
         reading, guard = Reading(), self.learner.guard
-        guard.begin()
-        started = time.perf_counter()
+        guard.begin(begun.step)
+        started = time.perf_counter() - begun.elapsed_s
         batches = self.batches.epoch(epoch)
 
         def lr_of(step: int) -> float:
             return self.schedule.lr(first_step + step, monitored)
 
+        def position(step: int) -> Position:
+            guard.check()  # what a bad step left behind is not saved
+            loss_sum, correct_sum, seen = sums.tolist()
+            return Position(step, loss_sum, int(correct_sum), int(seen), time.perf_counter() - started)
+
         try:
-            for step in range(batches.steps):
-                signal_number = self.processes.highest(request.signal_number or 0)
-                if signal_number:
-                    raise self._interrupted(signal_number)
+            for step in range(begun.step, batches.steps):
+                self._heed(request, step, position)
                 size = batches.size(step)
                 images, labels = self._batch(batches, step)
                 set_rates(self.learner.optimizer, lr_of(step), self.schedule.momentum(first_step + step))
@@ -398,7 +437,9 @@ class _Run:
             "train_accuracy": correct_sum / seen,
         }
         for split, held in self.held.items():
-            row[f"{split}_loss"], row[f"{split}_accuracy"] = self._evaluate(held) if held is not None else (None, None)
+            heed = partial(self._heed, request, batches.steps, position)
+            measured = self._evaluate(held, heed) if held is not None else None
+            row[f"{split}_loss"], row[f"{split}_accuracy"] = measured or (None, None)
         row["images_per_s"] = seen / train_s
         earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
         row["elapsed_s"] = earlier_s + self.preparing_s + time.perf_counter() - started
@@ -420,8 +461,35 @@ class _Run:
         images, *labels = graphs.run(("batch", side_px, *given), make, *(getattr(raw, name) for name in given))
         return images, Targets(*labels) if len(labels) == 2 else labels[0]
 
-    def _evaluate(self, held: LabelledImages) -> tuple[float, float]:
-        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network; each process does its part."""
+    def _begin(self, epoch: int) -> Position:
+        """Seed the generators for `epoch`, or put back those of a state within it; returns from where it goes on."""
+        runtimes.seed_everything(self.recipe.training.seed, epoch, self.processes.rank)
+        begun, self.position = self.position or Position(), None
+        if self.processes.rank < len(begun.generators):
+            restore_generators(begun.generators[self.processes.rank], self.runtime.device)
+        return begun
+
+    def _heed(self, request: StopRequest, step: int, position: Callable[[int], Position]) -> None:
+        """Before `step` (or in the evaluation after the last): stop where a signal has come, save where it is time to.
+
+        All processes call it. `position` is computed only then, because it waits for the device.
+        """
+        due = self.processes.main and time.monotonic() - self.saved_at > 60 * self.recipe.runtime.checkpoint_minutes
+        wanted = self.processes.highest(request.signal_number or (SAVE_DUE if due else 0))
+        if not wanted:
+            return
+        if step and self.saved != (len(self.history), step):
+            # What evaluation draws is nothing, so the generators are still where the last step left them.
+            generators = self.processes.each(generator_states(self.runtime.device))
+            self._save("running", replace(position(step), generators=tuple(generators)))
+        if wanted != SAVE_DUE:
+            raise self._interrupted(wanted)
+
+    def _evaluate(self, held: LabelledImages, heed: Callable[[], None]) -> tuple[float, float]:
+        """(mean cross-entropy in nats, accuracy as a fraction) of the evaluated network; each process does its part.
+
+        Alone, `heed` is called before each batch; the parts of several processes may have different numbers of batches.
+        """
         self.processes.share_buffers(self.evaluated_network)
         batch_size = self.recipe.training.evaluation_batch_size
         logits = predict_logits(
@@ -433,6 +501,7 @@ class _Run:
             dtype=self.runtime.autocast_dtype,
             channels_last=self.runtime.channels_last,
             batch_size=max(batch_size, EVALUATED_AT_ONCE) if self.runtime.device.type == "cuda" else batch_size,
+            before_batch=None if self.processes.several else heed,
         )
         logits = self.processes.all_rows(logits, len(held))
         return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
@@ -440,11 +509,21 @@ class _Run:
     def _select(self, row: dict[str, Any]) -> bool:
         """Whether this epoch is the one to keep so far: higher accuracy, of equal ones lower loss, else the first.
 
-        The loss matters on small validation sets, where many epochs classify every image right.
+        The loss matters on small validation sets, where many epochs classify every image right. An epoch whose loss is
+        not finite is never kept. Raises NonFiniteLossError where there is no other yet.
         """
         rule = self.recipe.training.selection
         found = _Selection(row["epoch"], row[f"{EVALUATED_SPLIT[rule]}_accuracy"], row[f"{EVALUATED_SPLIT[rule]}_loss"])
         kept = self.selection
+        if found.loss is not None and not math.isfinite(found.loss):
+            self.folder.log("non-finite loss", epoch=found.epoch, split=EVALUATED_SPLIT[rule])
+            if kept.epoch == 0:
+                raise NonFiniteLossError(
+                    f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be "
+                    f"kept, and there is no other; start a new run with a lower optimizer.lr, some "
+                    f"schedule.warmup_epochs or optimizer.clip_norm=1.0"
+                )
+            return False
         if rule != "last" and kept.accuracy is not None and kept.loss is not None:
             assert found.accuracy is not None  # this rule always evaluates
             assert found.loss is not None
@@ -460,37 +539,52 @@ class _Run:
             return "completed"
         patience = training.early_stopping_epochs
         if patience is not None and self.history:
-            accuracies = [row[f"{EVALUATED_SPLIT[training.selection]}_accuracy"] for row in self.history]
+            split = EVALUATED_SPLIT[training.selection]
+            accuracies = [
+                row[f"{split}_accuracy"] if math.isfinite(row[f"{split}_loss"]) else -1.0 for row in self.history
+            ]
             if len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience:
                 return "stopped early"
         return "running"
 
-    def _save(self, selected: bool, status: str) -> None:
-        epoch = len(self.history)
-        if selected:
-            self.folder.write_weights("selected", self.evaluated_network, epoch)
-        average, lookahead = self.learner.average, self.learner.lookahead
-        self.folder.write_resume_state(
-            {
-                "recipe": recipes.content_hash(self.recipe),
-                "data": self.data.fingerprint,
-                "network": self.network.state_dict(),
-                "optimizer": self.learner.optimizer.state_dict(),
-                "scaler": self.learner.scaler.state_dict(),
-                "average": average.network.state_dict() if average is not None else None,
-                "average_updates": average.updates if average is not None else 0,
-                "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
-                "lookahead_updates": lookahead.updates if lookahead is not None else 0,
-                "history": self.history,
-                "selection": asdict(self.selection),
-            }
-        )
-        self.saved_epochs = epoch
-        self._write_outcome(status)
+    def _keep_weights(self) -> None:
+        """In memory too, so that every state holds the weights of the kept epoch."""
+        values = self.evaluated_network.state_dict()
+        self.selected_weights = {name: value.detach().cpu().clone() for name, value in values.items()}
+
+    def _save(self, status: str, position: Position | None = None) -> None:
+        """The state after an epoch with what follows from it, or at `position` in the next. All processes call it."""
+        epochs, average, lookahead = len(self.history), self.learner.average, self.learner.lookahead
+        with self.processes.together(), self.folder.as_one():
+            self.folder.write_resume_state(
+                {
+                    "recipe": recipes.content_hash(self.recipe),
+                    "data": self.data.fingerprint,
+                    "network": self.network.state_dict(),
+                    "optimizer": self.learner.optimizer.state_dict(),
+                    "scaler": self.learner.scaler.state_dict(),
+                    "average": average.network.state_dict() if average is not None else None,
+                    "average_updates": average.updates if average is not None else 0,
+                    "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
+                    "lookahead_updates": lookahead.updates if lookahead is not None else 0,
+                    "history": self.history,
+                    "selection": asdict(self.selection),
+                    "selected_weights": self.selected_weights,
+                    "position": asdict(position) if position is not None else None,
+                },
+                updates=epochs * self.schedule.steps_per_epoch + (position.step if position is not None else 0),
+            )
+            if position is None:
+                self._write_outcome(status)
+        self.saved = (epochs, position.step if position is not None else 0)
+        self.saved_at = time.monotonic()
 
     def _write_outcome(self, status: str) -> None:
-        """What can be made again from the resume state."""
-        self.folder.write_weights("last", self.evaluated_network, len(self.history))
+        """What follows from the state; the last weights from that of an epoch's end alone."""
+        assert self.selected_weights is not None  # an epoch was completed, and one of them is kept
+        self.folder.write_weights("selected", self.selected_weights, self.selection.epoch)
+        if self.position is None:
+            self.folder.write_weights("last", self.evaluated_network, len(self.history))
         self.folder.write_history(self.history)
         self.folder.write_json("result.json", self._result(status))
 
@@ -508,14 +602,15 @@ class _Run:
             "selection": "test-selected" if training.selection == "test" else training.selection,
             "selected_epoch": self.selection.epoch,
             "selected": kept,
-            "last": self.history[-1],
+            "last": {key: _or_none(value) for key, value in self.history[-1].items()},
             "training_images": len(self.data.train),
             "validation_images": len(self.data.validation) if self.data.validation is not None else 0,
             "elapsed_s": self.history[-1]["elapsed_s"],
         }
 
     def _interrupted(self, signal_number: int) -> Interrupted:
-        self.folder.log("interrupted", signal=signal_number, epoch=self.saved_epochs)
+        epoch, step = self.saved
+        self.folder.log("interrupted", signal=signal_number, epoch=epoch, step=step)
         return Interrupted(f"interrupted; {self.what_is_saved()}", signal_number)
 
     def what_is_saved(self) -> str:
@@ -523,9 +618,15 @@ class _Run:
         return f"{self._saved()}; go on with: {self.folder.resume_command}"
 
     def _saved(self) -> str:
-        if self.saved_epochs == 0:
+        epochs, step = self.saved
+        if step:
+            return (
+                f"epoch {epochs + 1} of {self.recipe.training.epochs} is saved up to step {step} of "
+                f"{self.schedule.steps_per_epoch}"
+            )
+        if epochs == 0:
             return "no epoch was completed yet"
-        return f"epoch {self.saved_epochs} of {self.recipe.training.epochs} is saved"
+        return f"epoch {epochs} of {self.recipe.training.epochs} is saved"
 
     def _stopped_by(self, error: NonFiniteLossError, epoch: int, step: int, lr: float) -> NonFiniteLossError:
         self.folder.log("non-finite loss", epoch=epoch, step=step, lr=lr)
@@ -534,6 +635,11 @@ class _Run:
             f"the update was not made and {self._saved()}; start a new run with a lower optimizer.lr, "
             f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
+
+
+def _or_none(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:

@@ -4,20 +4,22 @@
     environment.json              versions, device, threads    metrics.csv   one row an epoch
     selected.safetensors          weights of the kept epoch    events.jsonl  what happened, when
     last.safetensors              weights of the last epoch    result.json   the outcome so far
-    resume.pt                     state to go on from          figures/      drawn from the above
+    resume-<updates>.pt           states to go on from         figures/      drawn from the above
+    SHA256SUMS                    the digests of all these     .lock         who writes here now
 
-Every file but events.jsonl is written atomically: it is complete or absent.
+Every file is written atomically, so it is complete or absent, by one process at a time; and it is checked against its
+digest before it is read. A file that SHA256SUMS does not list is read as it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import hashlib
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +32,28 @@ from torch import Tensor, nn
 
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
-from thriftnet.errors import RecipeError, RunFolderError
-from thriftnet.storage import storage_error, write_atomic
+from thriftnet.errors import RecipeError, RunFolderError, StorageError
+from thriftnet.storage import PARTIAL, storage_error, write_atomic
+from thriftnet.training import checksums
+from thriftnet.training.checkpoint import FoundState, newest_first, state_name
+from thriftnet.training.checksums import Checksums, sha256
+from thriftnet.training.lock import LOCK, only_writer
 
 Which = Literal["selected", "last"]
 
-REMADE_ON_RESUME = ("data.json", "last.safetensors", "metrics.csv", "result.json")
-AFTER_AN_EPOCH = ("resume.pt", "last.safetensors", "metrics.csv", "result.json")
+REMADE_ON_RESUME = ("data.json", "selected.safetensors", "last.safetensors", "metrics.csv", "result.json")
+AFTER_AN_EPOCH = ("last.safetensors", "metrics.csv", "result.json")
+BEFORE_THE_RECIPE = (LOCK, checksums.NAME, "events.jsonl", "environment.json", "data.json")
+"""What a folder may hold before it is a run: recipe.toml is written last of what is known before the first step."""
+CHANGED = f"it was changed after it was written: its SHA-256 is not the one in {checksums.NAME}"
+
+
+@dataclass
+class _Batch:
+    """What `as_one` has gathered."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
 
 
 class RunFolder:
@@ -44,28 +61,48 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._batch: _Batch | None = None
 
-    def create(self) -> None:
-        """Make the folder. Raises RunFolderError if something is in the way, StorageError if it cannot be made."""
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise RunFolderError(
-                f"run folder {self.path} is not empty; choose another --out, or go on with --resume {self.path}"
-            )
+    def make(self) -> None:
+        """Make the folder itself, unless it is there and empty, or no run had got as far as its recipe in it.
+
+        Raises RunFolderError if something else is in the way, StorageError if it cannot be made.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"run folder {self.path} is a file; choose another --out")
+        self._refuse_occupied()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, error, "nothing was trained") from None
-        # Found out now rather than after the first epoch.
-        write_atomic(self.path / "events.jsonl", "")
+
+    def create(self) -> None:
+        """`make` it and begin a run in it. Raises what `make` does, StorageError if it cannot be written to."""
+        self.make()
+        with self.only_writer():
+            self._refuse_occupied()  # by who had the lock until now
+            # Found out now rather than after the first epoch.
+            self._write_checksums(Checksums())
+            self._write("events.jsonl", "")
 
     def discard(self) -> None:
         """Take away what `create` made, so that the same command can be given again."""
         # It runs while another error is on its way to the user, and that one matters more.
-        with contextlib.suppress(OSError):
-            (self.path / "events.jsonl").unlink()
+        with suppress(OSError):
+            for name in BEFORE_THE_RECIPE:
+                (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
+
+    def _refuse_occupied(self) -> None:
+        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if not {name for name in names if not name.startswith(PARTIAL)} <= set(BEFORE_THE_RECIPE):
+            raise RunFolderError(
+                f"run folder {self.path} is not empty; choose another --out, or go on with --resume {self.path}"
+            )
+
+    def only_writer(self) -> AbstractContextManager[None]:
+        """Be the one that writes here while the block runs; every single write is one anyway. See `lock`."""
+        return only_writer(self.path)
 
     def require(self) -> None:
         """Raise RunFolderError unless this looks like a run folder."""
@@ -79,10 +116,9 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises RunFolderError if the file is missing or damaged."""
-        path = self._existing(name)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            value = json.loads(self.read_bytes(name))
+        except ValueError as error:
             raise self._damaged(name, error) from None
         if not isinstance(value, dict):
             raise self._damaged(name, "it is not a JSON object")
@@ -93,8 +129,13 @@ class RunFolder:
 
     @property
     def has_epoch(self) -> bool:
-        """Whether anything is left of a completed epoch, so that training from the beginning would destroy it."""
+        """Whether anything is left of a completed epoch."""
         return any(map(self.has, AFTER_AN_EPOCH))
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether anything is left of earlier training, so that training from the beginning would destroy it."""
+        return self.has_epoch or bool(self._states())
 
     @property
     def resume_command(self) -> str:
@@ -105,6 +146,7 @@ class RunFolder:
 
     def read_recipe(self) -> RecipeConfig:
         """Raises RunFolderError if the file is missing or damaged."""
+        self.read_bytes("recipe.toml")
         try:
             return recipes.load(str(self._existing("recipe.toml").absolute()))
         except RecipeError as error:
@@ -123,60 +165,190 @@ class RunFolder:
         if not self.has_epoch:
             return []
         try:
-            with self._existing("metrics.csv").open(encoding="utf-8", newline="") as file:
-                return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        except (OSError, ValueError, TypeError) as error:
+            rows = csv.DictReader(io.StringIO(self.read_bytes("metrics.csv").decode(), newline=""))
+            return [{key: _number(value) for key, value in row.items()} for row in rows]
+        except (ValueError, TypeError) as error:
             raise self._damaged("metrics.csv", error) from None
 
     def log(self, event: str, **details: Any) -> None:
-        """Append one line to events.jsonl."""
+        """Add one line to events.jsonl. Raises RunFolderError where that file is damaged."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **details})
-        path = self.path / "events.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise storage_error(path, error, "what the run already holds is safe") from None
+        with self.only_writer():
+            earlier = self._batch.files.get("events.jsonl") if self._batch is not None else None
+            if earlier is None:
+                earlier = self.read_bytes("events.jsonl") if self.has("events.jsonl") else b""
+            self._write("events.jsonl", earlier + line.encode() + b"\n")
 
-    def write_weights(self, which: Which, network: nn.Module, epoch: int) -> None:
+    def write_weights(self, which: Which, network: nn.Module | Mapping[str, Tensor], epoch: int) -> None:
         """All parameters and buffers, fp32, contiguous; the epoch is in the file's metadata."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        values = network.state_dict() if isinstance(network, nn.Module) else network
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in values.items()}
         self._write(f"{which}.safetensors", save_safetensors(tensors, {"epoch": str(epoch)}))
 
     def read_weights(self, which: Which) -> dict[str, Tensor]:
         """Raises RunFolderError if the file is missing or damaged."""
         name = f"{which}.safetensors"
         try:
-            return load_safetensors(self._existing(name).read_bytes())
-        except (OSError, SafetensorError) as error:
+            return load_safetensors(self.read_bytes(name))
+        except SafetensorError as error:
             raise self._damaged(name, error) from None
 
     def weights_sha256(self, which: Which) -> str:
-        """In hexadecimal, of the whole file. Raises RunFolderError if it is missing or cannot be read."""
-        name = f"{which}.safetensors"
-        try:
-            return hashlib.sha256(self._existing(name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise self._damaged(name, error) from None
+        """In hexadecimal, of the whole file. Raises RunFolderError if it is missing or damaged."""
+        return sha256(self.read_bytes(f"{which}.safetensors"))
 
-    def write_resume_state(self, state: Mapping[str, Any]) -> None:
+    def write_resume_state(self, state: Mapping[str, Any], updates: int = 0) -> None:
+        """Write the state after so many updates; of the earlier ones the newest that is whole stays, as a reserve."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        self._write("resume.pt", buffer.getvalue())
+        name, sums, others = state_name(updates), self._checksums(), self._states()
+        # What is newer than this state was refused, or this one could not have been computed.
+        ordered = newest_first({name, *others})
+        older = ordered[ordered.index(name) + 1 :]
+        reserve = next((each for each in older if self._is_whole(each, sums)), None)
+        self._write(name, buffer.getvalue(), removed=[each for each in others if each not in (name, reserve)])
+
+    def find_resume_state(self) -> FoundState:
+        """The newest state that is whole. Raises RunFolderError, naming the newest, where there is none."""
+        names, refused = self._states(), list[tuple[str, str]]()
+        for name in names:
+            try:
+                return FoundState(name, self._read_state(name), tuple(refused))
+            except RunFolderError as error:
+                refused.append((name, str(error).split("; ")[0]))
+        remedy = "to evaluate and predict it is not needed, but to go on restore it from a copy or train again"
+        if not refused:
+            raise RunFolderError(f"run folder {self.path} has no resume state; {remedy}")
+        others = f", as is {' and '.join(names[1:])}" if names[1:] else ""
+        raise RunFolderError(f"{refused[0][1]}{others}; {remedy}")
 
     def read_resume_state(self) -> dict[str, Any]:
-        """Read with torch's restricted unpickler. Raises RunFolderError if the file is missing or damaged."""
-        path = self._existing("resume.pt")
+        """What `find_resume_state` finds."""
+        return self.find_resume_state().state
+
+    def read_bytes(self, name: str) -> bytes:
+        """A file of the run, checked against its SHA-256. Raises RunFolderError if it is missing or damaged."""
+        while True:
+            sums = self._checksums()
+            try:
+                content = self._existing(name).read_bytes()
+            except OSError as error:
+                raise self._damaged(name, error.strerror or error) from None
+            expected = sums.of(name)
+            if not expected or sha256(content) in expected:
+                return content
+            if self._checksums() == sums:  # else a writer has replaced the file between our two looks
+                raise self._damaged(name, CHANGED)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the run; `name` may lie in a folder of its own, such as `figures/curves.png`."""
+        self._write(name, content)
+
+    def check(self) -> tuple[int, list[str]]:
+        """(how many files are as they were written, those that SHA256SUMS does not list).
+
+        Raises RunFolderError that names every file which is damaged or missing.
+        """
+        sums, whole, wrong = self._checksums(), 0, list[str]()
+        for name in sorted(sums.names):
+            if not self.has(name):
+                wrong += [f"{name} is missing"] if name in sums.settled else []
+            elif self._is_whole(name, sums):
+                whole += 1
+            else:
+                wrong.append(f"{name} is damaged")
+        if wrong:
+            raise RunFolderError(
+                f"run folder {self.path}: {', '.join(wrong)} ({len(wrong)} of {len(sums.names)} files); restore what "
+                f"is wrong from a copy, or see what can be made again: {self.resume_command}"
+            )
+        present = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file()}
+        return whole, sorted(present - sums.names - {LOCK, checksums.NAME})
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Gather the block's writes and do them in their order at its end: digests are announced and settled once."""
+        batch = self._batch = _Batch()
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            yield
+        finally:
+            self._batch = None
+        with self.only_writer():
+            self._replace(batch.files, batch.removed)
+
+    def _states(self) -> list[str]:
+        return newest_first([path.name for path in self.path.iterdir()]) if self.path.is_dir() else []
+
+    def _read_state(self, name: str) -> dict[str, Any]:
+        """Read with torch's restricted unpickler."""
+        if not self._checksums().of(name) and self.has(checksums.NAME):
+            raise self._damaged(name, f"{checksums.NAME} does not list it")
+        content = self.read_bytes(name)
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged archive; all mean the same to the user
-            raise self._damaged("resume.pt", error) from None
+            raise self._damaged(name, error) from None
         if not isinstance(state, dict):
-            raise self._damaged("resume.pt", "it holds no training state")
+            raise self._damaged(name, "it holds no training state")
         return state
 
-    def _write(self, name: str, content: bytes | str) -> None:
-        write_atomic(self.path / name, content)
+    def _is_whole(self, name: str, sums: Checksums) -> bool:
+        return self.has(name) and sha256((self.path / name).read_bytes()) in sums.of(name)
+
+    def _checksums(self) -> Checksums:
+        if not self.has(checksums.NAME):
+            return Checksums()
+        try:
+            return Checksums.parse((self.path / checksums.NAME).read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{self.path / checksums.NAME} is damaged ({error}), so no file here can be checked; restore it from a "
+                "copy, or remove it to use the files as they are"
+            ) from None
+
+    def _write_checksums(self, sums: Checksums) -> None:
+        write_atomic(self.path / checksums.NAME, sums.render())
+
+    def _write(self, name: str, content: bytes | str, removed: Sequence[str] = ()) -> None:
+        encoded = content.encode() if isinstance(content, str) else content
+        if self._batch is not None:
+            self._batch.files[name] = encoded
+            self._batch.removed += removed
+            return
+        with self.only_writer():
+            self._replace({name: encoded}, removed)
+
+    def _replace(self, files: Mapping[str, bytes], removed: Sequence[str] = ()) -> None:
+        """Write `files` in their order, then remove `removed`; see `checksums` for why digests are written twice."""
+        sums = self._checksums()
+        digests = {name: sha256(content) for name, content in files.items()}
+        self._write_checksums(sums.announce(digests, removed))
+        try:
+            for name, content in files.items():
+                self._make_parent(name)
+                write_atomic(self.path / name, content)
+        except StorageError:
+            new = Checksums(digests)
+            there = {name: digest for name, digest in digests.items() if self._is_whole(name, new)}
+            with suppress(StorageError):  # the first refusal is the one to tell of, and what is announced harms nothing
+                self._write_checksums(sums.settle(there))
+            raise
+        for name in removed:
+            self._remove(name)
+        self._write_checksums(sums.settle(digests, removed))
+
+    def _remove(self, name: str) -> None:
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(self.path / name, error, "what the run holds is safe") from None
+
+    def _make_parent(self, name: str) -> None:
+        folder = (self.path / name).parent
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, error, "the run itself is safe") from None
 
     def _existing(self, name: str) -> Path:
         path = self.path / name
@@ -191,21 +363,35 @@ class RunFolder:
 
     def _remedy(self, name: str) -> str:
         if name == "recipe.toml":
+            if self.has(name):
+                return (
+                    "a run keeps the recipe it was begun with: restore the file from a copy; to train with a changed "
+                    "one, start a new run with it"
+                )
             return "give the folder that `thriftnet train` printed, or restore the file from a copy"
-        if name in REMADE_ON_RESUME and self.has("resume.pt"):
+        if name == "events.jsonl":
+            return "restore it from a copy, or remove it to begin a new record"
+        if name in REMADE_ON_RESUME and self._states():
             data = " --data DATA" if name == "data.json" else ""
             return f"make it again with: {self.resume_command}{data}"
-        if not self.has_epoch:
+        if not self.has_progress:
             return f"no epoch was completed yet; go on with: {self.resume_command}"
-        if name == "resume.pt":
-            return "to evaluate and predict it is not needed, but to go on restore it from a copy or train again"
         return "restore it from a copy or train again"
 
 
 class UnwrittenRunFolder(RunFolder):
     """The run folder of a process that leaves all writing to the main one."""
 
+    def make(self) -> None:
+        pass
+
     def create(self) -> None:
+        pass
+
+    def only_writer(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def write_resume_state(self, state: Mapping[str, Any], updates: int = 0) -> None:
         pass
 
     def discard(self) -> None:
@@ -214,7 +400,10 @@ class UnwrittenRunFolder(RunFolder):
     def log(self, event: str, **details: Any) -> None:
         pass
 
-    def _write(self, name: str, content: bytes | str) -> None:
+    def _write(self, name: str, content: bytes | str, removed: Sequence[str] = ()) -> None:
+        pass
+
+    def _replace(self, files: Mapping[str, bytes], removed: Sequence[str] = ()) -> None:
         pass
 
 

@@ -1,0 +1,77 @@
+"""Resume states: what is in one, which are kept, and which one a run goes on from.
+
+A state is named after the updates that went into it, `resume-00000480.pt`, and holds all that the rest of the training
+depends on, also the weights of the kept epoch: every other file of the run's outcome can be made again from it. It is
+written after every epoch and, in the middle of one, at a signal and every `training.checkpoint_minutes`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NAME = re.compile(r"resume-(\d{8,})\.pt")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in an epoch a state was taken: before its step `step`, counted from 0, with the sums until there."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    """Of the loss of every image seen, in nats."""
+    correct_sum: int = 0
+    seen: int = 0
+    """Images of the epoch until here."""
+    elapsed_s: float = 0.0
+    generators: tuple[dict[str, Tensor], ...] = ()
+    """Of each process, the states of the generators that dropout and stochastic depth draw from, by device type."""
+
+
+@dataclass(frozen=True)
+class FoundState:
+    """The newest state that is whole, and what was wrong with newer ones: (file name, message) each."""
+
+    name: str
+    state: dict[str, Any]
+    refused: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """For the user, a line for every newer state that could not be used."""
+        return [f"{message}; going on from {self.name} instead" for _, message in self.refused]
+
+
+def state_name(updates: int) -> str:
+    """The file of the state after so many updates."""
+    return f"resume-{updates:08d}.pt"
+
+
+def newest_first(names: Iterable[str]) -> list[str]:
+    """Those of `names` that are states, the one with the most updates first."""
+    numbered = [(int(match[1]), name) for name in names if (match := _NAME.fullmatch(name))]
+    return [name for _, name in sorted(numbered, reverse=True)]
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of the CPU's default generator and of `device`'s, uint8 each, by device type."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what `generator_states` gave; a device of another type keeps the state that it was seeded with."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
