@@ -21,7 +21,7 @@ from thriftnet import api, campaign, comparison
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import Interrupted, RecipeError, RunFolderError, UserError
-from thriftnet.evaluation.per_image import read_per_image
+from thriftnet.evaluation.per_image import decode_per_image
 from thriftnet.inference import Measurement
 from thriftnet.training.progress import SilentDisplay
 from thriftnet.training.run_folder import RunFolder
@@ -162,7 +162,8 @@ class TestTrainSeeds:
 class TestEvaluate:
     def test_stores_what_was_said_of_every_image(self, trained: Trained) -> None:
         measured = thriftnet.evaluate(trained.path)
-        stored = read_per_image(trained.path / "evaluation-test.safetensors")
+        path = trained.path / "evaluation-test.safetensors"
+        stored = decode_per_image(path.read_bytes(), path)
         assert float(stored.correct.double().mean()) == measured.evaluation.accuracy
         assert stored.labels.tolist() == measured.images.labels.tolist()
         expected = measured.logits.softmax(1)[range(90), measured.images.labels]

@@ -342,6 +342,7 @@ def reproduce(
     typer.echo(str(ledger.path))
 
 
+@app.command()
 def check(run: RunArgument) -> None:
     """Compare every file of a run with the SHA-256 it was written with; name what is damaged or missing."""
     from thriftnet import api

@@ -25,7 +25,7 @@ from thriftnet.data.open import open_source
 from thriftnet.distributed.processes import from_environment
 from thriftnet.errors import RunFolderError, UserError, nearest
 from thriftnet.evaluation.compare import mean_interval
-from thriftnet.evaluation.per_image import PerImageResults, read_per_image
+from thriftnet.evaluation.per_image import PerImageResults, decode_per_image
 from thriftnet.evaluation.sides import LETTERS, Comparison, Side, compare_sides, interval_text
 from thriftnet.inference import Split
 from thriftnet.reporting.run_report import draw_evaluation_figures
@@ -270,16 +270,16 @@ def _side(name: str, runs: Sequence[Run], results: Sequence[PerImageResults], sp
 
 def _per_image(run: Run, split: Split, data: str | None, tell: Tell) -> PerImageResults:
     """What the run's selected weights say of every image of the split, measured now unless it is stored."""
-    path = run.path / f"evaluation-{split}.safetensors"
+    name = f"evaluation-{split}.safetensors"
     location = run.data.location if data is None else open_source(data, run.data.image_side).location
-    if path.is_file():
-        stored = read_per_image(path)
+    if run.folder.has(name):
+        stored = decode_per_image(run.folder.read_bytes(name), run.path / name)
         if stored.weights_sha256 == run.folder.weights_sha256("selected") and stored.location == location:
             return stored
     sealed = split == "test" and not run.test_selected
     tell(f"{run.path}: {'the sealed test split is opened' if sealed else f'the {split} split is measured'}")
     draw_evaluation_figures(inference.measure(run, split, data=data))
-    return read_per_image(path)
+    return decode_per_image(run.folder.read_bytes(name), run.path / name)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -157,7 +157,8 @@ def _measure(predictor: Predictor, split: Split, data: str | None) -> Measuremen
     }
     measurement = Measurement(predictor, split, images, logits, evaluation, context)
     # Before the JSON, so that where there is a number there is also what it was counted from.
-    _per_image(measurement, source.location).write(measurement.path.with_suffix(".safetensors"))
+    results = _per_image(measurement, source.location)
+    first.folder.write_bytes(measurement.path.with_suffix(".safetensors").name, results.encoded())
     first.folder.write_json(measurement.path.name, measurement.as_dict())
     first.folder.log("evaluated", split=split, accuracy=evaluation.accuracy, weights=weights, tta=tta)
     return measurement

@@ -124,7 +124,7 @@ class Predictor:
             def stop_if_asked() -> None:
                 if request.signal_number is not None:
                     raise Interrupted(
-                        "interrupted; files that were written are complete; give the same command again",
+                        "interrupted; nothing unfinished was written; give the same command again",
                         request.signal_number,
                     )
 

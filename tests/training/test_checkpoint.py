@@ -19,7 +19,7 @@ from torch import nn
 from tests.conftest import Trained, thriftnet
 from tests.training.conftest import tiny_recipe
 from tests.training.test_loop import RESUMABLE, StopAfter, run, timeless
-from thriftnet import inference, storage
+from thriftnet import predictor, storage
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, StorageError
 from thriftnet.evaluation.predict import predict_logits
@@ -508,14 +508,14 @@ def test_a_signal_in_an_evaluation_writes_nothing_and_says_how_to_go_on(
         return predict_logits(network, images, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference, "predict_logits", logits)
+        patch.setattr(predictor, "predict_logits", logits)
         outcome = thriftnet("evaluate", trained.path, "--data", trained.data)
         assert outcome.status == status
-        assert outcome.error == "thriftnet: interrupted; no evaluation was written; give the same command again"
+        assert outcome.error == "thriftnet: interrupted; nothing unfinished was written; give the same command again"
         command = ("predict", trained.path, trained.data, "--out", tmp_path / "p.csv")
         outcome = thriftnet(*command)
         assert outcome.status == status
-        assert outcome.error == "thriftnet: interrupted; no prediction was written; give the same command again"
+        assert outcome.error == "thriftnet: interrupted; nothing unfinished was written; give the same command again"
     assert not (trained.path / "evaluation-test.json").exists()
     assert not (tmp_path / "p.csv").exists()
     assert thriftnet("check", trained.path).status == 0

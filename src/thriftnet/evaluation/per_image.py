@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from thriftnet.errors import RunFolderError
-from thriftnet.storage import write_atomic
 
 _TENSORS = {"labels": torch.int32, "predicted": torch.int32, "true_class_probability": torch.float32}
 _TEXTS = ("location", "images_sha256", "weights_sha256")
@@ -39,25 +39,24 @@ class PerImageResults:
         """bool [N]."""
         return self.predicted == self.labels
 
-    def write(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all. Raises StorageError."""
+    def encoded(self) -> bytes:
+        """As a safetensors file."""
         tensors = {name: getattr(self, name).to(kind).contiguous() for name, kind in _TENSORS.items()}
-        write_atomic(path, save(tensors, {name: getattr(self, name) for name in _TEXTS}))
+        return save(tensors, {name: getattr(self, name) for name in _TEXTS})
 
 
-def read_per_image(path: Path) -> PerImageResults:
-    """Read what `PerImageResults.write` wrote. Raises RunFolderError for a missing or damaged file."""
+def decode_per_image(content: bytes, path: Path) -> PerImageResults:
+    """Read what `PerImageResults.encoded` gave. Raises RunFolderError, naming `path`, for a damaged file."""
     remedy = f"evaluate again: thriftnet evaluate {path.parent}"
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        texts = {name: metadata[name] for name in _TEXTS}
-    except FileNotFoundError:
-        raise RunFolderError(f"there is no {path}; {remedy}") from None
-    except (OSError, SafetensorError, KeyError) as error:
+        tensors = load(content)
+        # Where the metadata are is not in safetensors' interface for bytes: the header is JSON after its length.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        texts = {name: str(header["__metadata__"][name]) for name in _TEXTS}
+        tensors = {name: tensors[name] for name in _TENSORS}
+    except (SafetensorError, KeyError, ValueError) as error:
         raise RunFolderError(f"{path} is damaged ({error}); delete it and {remedy}") from None
     shapes = {tuple(tensor.shape) for tensor in tensors.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise RunFolderError(f"{path} is damaged (its columns differ in length); delete it and {remedy}")
-    return PerImageResults(**tensors, **texts)
+    return PerImageResults(*(tensors[name] for name in _TENSORS), *(texts[name] for name in _TEXTS))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thriftnet.evaluation.accuracy_estimates import NAMES
 from thriftnet.evaluation.corruptions import EXTRA, SEVERITIES
-from thriftnet.reporting.figures import save
+from thriftnet.reporting.figures import encoded
 from thriftnet.reporting.page import Cell, Code, Drawing, Facts, Page, Section, Table, Text, write_page
 from thriftnet.reporting.shift_figures import (
     draw_foretold,
@@ -18,7 +18,7 @@ from thriftnet.reporting.shift_figures import (
     severity_curves_data,
 )
 from thriftnet.shift import ShiftMeasurement
-from thriftnet.storage import storage_error
+from thriftnet.training.run_folder import RunFolder
 
 FROST = (
     "Frost is drawn, not cut from the original's photographs, so its row cannot be compared with published ones. "
@@ -28,18 +28,15 @@ FROST = (
 
 def draw_shift_figures(measurement: ShiftMeasurement) -> None:
     """The heat map and the curves over severity as PNG and SVG into the run's `figures/`. Raises StorageError."""
-    folder = measurement.path.parent / "figures"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error, "the measurement is safe") from None
-    heat_map, curves = (
-        draw_heat_map(heat_map_data(measurement)),
-        draw_severity_curves(severity_curves_data(measurement)),
-    )
-    for ending in (".png", ".svg"):
-        save(heat_map, folder / f"{measurement.path.stem}{ending}")
-        save(curves, folder / f"{measurement.path.stem}-severity{ending}")
+    stem, folder = measurement.path.stem, RunFolder(measurement.path.parent)
+    figures = {
+        stem: draw_heat_map(heat_map_data(measurement)),
+        f"{stem}-severity": draw_severity_curves(severity_curves_data(measurement)),
+    }
+    for name, figure in figures.items():
+        for ending in (".png", ".svg"):
+            path = Path("figures") / f"{name}{ending}"
+            folder.write_bytes(path.as_posix(), encoded(figure, path))
 
 
 def write_shift_page(measurement: ShiftMeasurement, path: Path) -> None:
