@@ -26,6 +26,7 @@ ORDER = [
     "inference",
     "reporting",
     "campaign",
+    "tuning",
     "api",
     "cli",
     "__main__",
