@@ -123,9 +123,8 @@ def draw_parallel(data: ParallelData) -> Figure:
     count = len(data.columns)
     figure = new_figure(max(1.45 * count, 4.4), 3.6)
     axes = figure.subplots()
-    order = np.argsort(data.values)
-    if not data.maximize:
-        order = order[::-1]
+    sign = 1 if data.maximize else -1
+    order = sorted(range(len(data.values)), key=lambda trial: (sign * data.values[trial], -trial))
     for rank, trial in enumerate(order):
         best = rank == len(order) - 1
         axes.plot(
@@ -138,9 +137,7 @@ def draw_parallel(data: ParallelData) -> Figure:
     for at, column in enumerate(data.columns):
         axes.axvline(at, color=GRID, linewidth=1, zorder=0)
         for place, label in column.ticks:
-            axes.annotate(
-                short_name(label, 12), (at, place), xytext=(3, 0), textcoords="offset points", fontsize=7.5, va="center"
-            )
+            axes.text(at + 0.03, place, short_name(label, 12), fontsize=7.5, va="center")
     axes.set_xticks(range(count), [column.name.replace(".", ".\n", 1) for column in data.columns])
     axes.set_yticks([])
     axes.set_xlim(-0.15, count - 1 + 0.45)

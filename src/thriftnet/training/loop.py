@@ -7,6 +7,7 @@ the resume state, so a resumed run continues as the uninterrupted one would have
 from __future__ import annotations
 
 import gc
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -344,6 +345,12 @@ class _Run:
         }
         for split, held in (("validation", self.data.validation), ("test", self.test)):
             row[f"{split}_loss"], row[f"{split}_accuracy"] = self._evaluate(held) if held is not None else (None, None)
+        for split in ("validation", "test"):
+            if row[f"{split}_loss"] is not None and not math.isfinite(row[f"{split}_loss"]):
+                raise NonFiniteLossError(
+                    f"the {split} loss is {row[f'{split}_loss']} after epoch {epoch}; {self._saved()}; start a new run "
+                    "with a lower optimizer.lr, some schedule.warmup_epochs or optimizer.clip_norm=1.0"
+                )
         row["images_per_s"] = seen / train_s
         earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
         row["elapsed_s"] = earlier_s + time.perf_counter() - started

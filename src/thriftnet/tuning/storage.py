@@ -68,15 +68,21 @@ def repair_journal(folder: Path) -> int:
     if not journal.is_file():
         return 0
     content = journal.read_bytes()
-    whole = 0
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n") or not _is_entry(line):
-            break
-        whole += len(line)
+    whole = whole_part(content)
     if whole < len(content):
         write_atomic(folder / "journal.torn", content[whole:])
         write_atomic(journal, content[:whole])
     return len(content) - whole
+
+
+def whole_part(journal: bytes) -> int:
+    """How many bytes from the beginning are complete entries."""
+    whole = 0
+    for line in journal.splitlines(keepends=True):
+        if not line.endswith(b"\n") or not _is_entry(line):
+            break
+        whole += len(line)
+    return whole
 
 
 def _is_entry(line: bytes) -> bool:

@@ -144,8 +144,10 @@ class Search:
             value = result["selected"][job.objective]
         if outcome.state == "completed" and not math.isfinite(value if value is not None else math.nan):
             outcome = Outcome("failed", f"{job.objective} = {value} at the kept epoch")
-        if job.path.is_dir():
+        if job.path.is_dir() and any(job.path.iterdir()):
             job.path.rename(self._folder(job.number))
+        elif job.path.is_dir():
+            job.path.rmdir()
         self._tell(job.number, outcome, value, facts)
 
     def lost(self, job: Job, why: str) -> None:
@@ -274,6 +276,7 @@ class Search:
             latest.rename(claimed)
             if not RunFolder(claimed).has("recipe.toml"):
                 shutil.rmtree(claimed)  # killed before its first step: it would look occupied
+        claimed.mkdir(exist_ok=True)  # now, so that no other attempt gets this name
         return claimed
 
     def _folder(self, number: int) -> Path:
