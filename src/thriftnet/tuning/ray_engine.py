@@ -17,6 +17,8 @@ from thriftnet.training.interruption import StopRequest
 from thriftnet.tuning.engines import LEASE_S, LocalWorker, Pool, Worker, check_threads
 from thriftnet.tuning.study import Search
 
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""No report to Ray's makers; and training is not background work (Ray's own niceness is 15). For clusters made here."""
 _REMOTE_KILL_S = 5.0
 
 
@@ -29,6 +31,12 @@ class _Remote(LocalWorker):
                 f"{Path(log).parent.parent} is not on this machine; the study needs a shared folder"
             )
         super().__init__(Path(log), threads)
+
+    def place(self) -> tuple[str, int, int]:
+        """The node, the training process and this process."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), self.process.pid, os.getpid()
 
     def poll(self) -> tuple[list[dict[str, Any]], str | None]:
         ended = self.ended()
@@ -91,8 +99,8 @@ def cluster(address: str | None) -> Iterator[None]:
     """
     if address is None:
         raise StudyError("--engine ray needs --address: HOST:PORT of a cluster, auto for one on this machine, or local")
-    # Set before the import, which reads them.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in QUIET.items():  # before the import, which reads them
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ModuleNotFoundError:

@@ -157,7 +157,7 @@ class Search:
             self.say(f"trial {job.number}: its worker {why}; it goes on with another from its last saved epoch")
             self._waiting.append(job.number)
             return
-        self.finish(job, Outcome("failed", f"its worker {why}, and so did the one before"))
+        self.finish(job, Outcome("failed", f"its worker {why}; the one before was lost too"))
 
     def note_time(self) -> None:
         """Record how long the study has run."""
