@@ -125,7 +125,11 @@ def test_a_signal_ends_all_workers_and_the_study_goes_on(place: Place) -> None:
     assert not any(alive(worker.process.pid) for worker in workers)
     found = place.run(LONG)
     assert [state for state, _ in found.values()] == ["COMPLETE"] * 4
-    assert sum(events(place, number).count('"started"') for number in range(4)) == 4
+    for number in range(4):
+        assert [row["epoch"] for row in RunFolder(place.out / "trials" / f"{number:04d}").read_history()] == list(
+            range(1, 9)
+        )
+    assert any('"resumed"' in events(place, number) for number in range(4))
 
 
 def test_the_cores_are_divided_and_never_shared_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

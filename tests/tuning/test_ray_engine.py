@@ -117,7 +117,7 @@ def test_an_address_is_needed_and_must_answer() -> None:
 
 @pytest.mark.parametrize(
     ("cores", "workers", "threads"),
-    [([1, 1], 2, 1), ([8, 8], 2, 8), ([8, 4], 2, 4), ([8, 4], 3, 4), ([16], 3, 5), ([3, 5], 4, 2), ([2, 2], 1, 2)],
+    [([1, 1], 2, 1), ([8, 8], 2, 8), ([8, 4], 2, 4), ([8, 4], 3, 4), ([16], 3, 5), ([3, 5], 4, 1), ([2, 2], 1, 2)],
 )
 def test_each_worker_has_the_most_threads_with_no_core_shared(cores: list[int], workers: int, threads: int) -> None:
     assert _threads_each(cores, workers) == threads
