@@ -346,7 +346,6 @@ class TestCrashes:
         with place.search(GRID) as search:
             job = search.next_job()
             assert job is not None
-            job.path.mkdir(parents=True)
             (job.path / "events.jsonl").touch()
         assert set(place.run(GRID).values()) != {}
         assert trained(place) == ["0000", "0001", "0002", "0003"]
