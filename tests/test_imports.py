@@ -32,6 +32,7 @@ ORDER = [
     "tracking",
     "campaign",
     "comparison",
+    "tuning",
     "ledger",
     "api",
     "cli",

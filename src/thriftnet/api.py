@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -46,8 +46,12 @@ from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import Which
 
+if TYPE_CHECKING:
+    from thriftnet.reporting.study_report import StudyFacts
+
 Protocol = Literal["paper", "honest"]
 Runs = Run | Path | str | Sequence[Run | Path | str]
+Engine = Literal["process", "processes", "ray"]
 
 
 def load_recipe(
@@ -437,6 +441,57 @@ def check(run: Run | Path | str) -> tuple[int, list[str]]:
     Raises RunFolderError that names every damaged or missing file.
     """
     return _opened(run).folder.check()
+
+
+def study_run(
+    study: str,
+    data: str | None = None,
+    *,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    trials: int | None = None,
+    engine: Engine = "process",
+    workers: int | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> StudyFacts:
+    """Run a study, or go on with it, and return what it found; `thriftnet study run`.
+
+    `study` is a packaged name or a TOML file, `out` its folder, by default `studies/<name>`. `overrides` change the
+    base recipe, and fix a key that is searched. `workers` (2 unless given) belong to the engines `processes` and
+    `ray`, `address` to `ray`. `storage`: any Optuna storage by URL instead of the journal in the folder. `say` gets a
+    line a trial. Raises StudyError, RecipeError, Interrupted after a signal (the same call goes on), MissingExtraError.
+    """
+    from thriftnet.tuning import run as tuning
+    from thriftnet.tuning.config import load
+    from thriftnet.tuning.storage import require_optuna
+
+    require_optuna()
+    resolved = load(study, overrides, trials)
+    tuning.check_engine(engine, workers, address)
+    source = open_source(data, resolved.base.data.image_side)
+    folder = Path(out) if out is not None else Path("studies") / resolved.config.name
+    return tuning.run_study(folder, resolved, source, engine, workers, address, storage, say or (lambda line: None))
+
+
+def study_show(folder: Path | str, *, storage: str | None = None, html: Path | str | None = None) -> StudyFacts:
+    """The facts of a study, also while it runs; with `html`, write its page. Raises StudyError."""
+    from thriftnet.reporting.page import write_page
+    from thriftnet.reporting.study_report import study_page
+    from thriftnet.tuning.show import read_study
+
+    facts = read_study(Path(folder), storage)
+    if html is not None:
+        write_page(study_page(facts), Path(html))
+    return facts
+
+
+def study_table() -> list[dict[str, Any]]:
+    """One row a packaged study: name, paper, recipe, sampler, trials, summary."""
+    from thriftnet.tuning.show import packaged_table
+
+    return packaged_table()
 
 
 def _opened(run: Run | Path | str) -> Run:

@@ -30,6 +30,8 @@ recipes_app = typer.Typer(invoke_without_command=True, help="List recipes, or sh
 app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(recipes_app, name="recipe", hidden=True)
+study_app = typer.Typer(no_args_is_help=True, help="Search a space of settings: grid, random or TPE.")
+app.add_typer(study_app, name="study")
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a packaged recipe, or a TOML file.", metavar="RECIPE")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
@@ -478,6 +480,82 @@ def _show(result: Any, as_json: bool) -> None:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+StorageOption = Annotated[
+    str | None, typer.Option(help="An Optuna storage instead of the journal in the folder.", metavar="URL")
+]
+
+
+@study_app.command("run")
+def study_run(
+    study: Annotated[str, typer.Argument(help="Name of a packaged study, or a TOML file.", metavar="STUDY")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/NAME.")] = None,
+    overrides: SetOption = None,
+    trials: Annotated[int | None, typer.Option(help="Trials instead of the study's.", min=1)] = None,
+    engine: Annotated[
+        Literal["process", "processes", "ray"],
+        typer.Option(help="Train in this process, in several here, or on the machines of a Ray cluster."),
+    ] = "process",
+    workers: Annotated[
+        int | None, typer.Option(help="Trials at the same time (processes, ray); default: 2.", min=1)
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="ray: HOST:PORT of the cluster, auto, or local for one made here.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Run a study, or go on with it; the last line printed is its folder."""
+    from thriftnet import api
+    from thriftnet.reporting.study_report import study_text
+
+    facts = api.study_run(
+        study,
+        data,
+        out=out,
+        overrides=overrides or (),
+        trials=trials,
+        engine=engine,
+        workers=workers,
+        address=address,
+        storage=storage,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(study_text(facts))
+    typer.echo(facts.folder)
+
+
+@study_app.command("show")
+def study_show(
+    folder: Annotated[Path, typer.Argument(help="A study's folder.", metavar="FOLDER")],
+    html: Annotated[Path | None, typer.Option(help="Write the study's page into this file.")] = None,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the trials of a study, its best setting, what matters and what pruning saved."""
+    from thriftnet import api
+    from thriftnet.reporting.study_report import study_text
+
+    facts = api.study_show(folder, storage=storage, html=html)
+    typer.echo(json.dumps(facts.as_dict(), indent=2) if as_json else study_text(facts))
+    if html is not None:
+        typer.echo(str(html), err=as_json)
+
+
+@study_app.command("list")
+def study_list(as_json: JsonOption = False) -> None:
+    """List the packaged studies with recipe, sampler and number of trials."""
+    from thriftnet import api
+
+    rows = api.study_table()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        typer.echo(
+            f"{row['name']:<16}  {row['recipe']:<18}  {row['sampler']:<6}  {row['trials'] or '-':>6}  {row['summary']}"
+        )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@
     │   ├── BudgetError            the network has more trainable parameters than the budget
     │   ├── DataError              data that cannot be found, read or used
     │   ├── RunFolderError         a run folder that is missing, damaged, occupied or unwritable
+    │   ├── StudyError             a study's file, folder or engine
     │   └── MissingExtraError      an optional dependency is not installed
     ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
     ├── StorageError               the operating system refused a write (full disk, quota, permission)
@@ -47,6 +48,10 @@ class DataError(UserError):
 
 class RunFolderError(UserError):
     """A run folder that is missing, damaged, occupied or unwritable."""
+
+
+class StudyError(UserError):
+    """A study's file, folder, storage or engine cannot work as given."""
 
 
 class MissingExtraError(UserError):

@@ -51,12 +51,22 @@ def validate(tables: dict[str, Any], name: str) -> RecipeConfig:
     try:
         return RecipeConfig.model_validate(tables)
     except ValidationError as error:
-        raise RecipeError(f"recipe {name}: {_explain(error)}") from None
+        raise RecipeError(f"recipe {name}: {explain(error)}") from None
 
 
 def with_changes(recipe: RecipeConfig, changes: Mapping[str, Any]) -> RecipeConfig:
     """`recipe` with single fields replaced and all checks run again: {"training": {"epochs": 3}}."""
     return validate(_merge(recipe.model_dump(exclude_unset=True), changes), recipe.name)
+
+
+def with_overrides(recipe: RecipeConfig, overrides: Sequence[str]) -> RecipeConfig:
+    """`recipe` with `section.key=value` overrides applied as `load` applies them; raises RecipeError as it does."""
+    tables = recipe.model_dump(mode="json", exclude_unset=True)
+    if any(override.startswith("model.") for override in overrides):
+        tables.pop("expect", None)
+    for override in overrides:
+        _apply_override(tables, override)
+    return validate(tables, recipe.name)
 
 
 def honest(recipe: RecipeConfig) -> RecipeConfig:
@@ -74,6 +84,11 @@ def to_toml(recipe: RecipeConfig) -> str:
     """Every resolved value as TOML that `load` reads back; absent values and those without meaning are left out."""
     values = recipe.model_dump(mode="json", exclude_none=True)
     _drop_inapplicable(recipe, values)
+    return tables_to_toml(values)
+
+
+def tables_to_toml(values: dict[str, Any]) -> str:
+    """Plain values as TOML: single ones first, then a section for each table, whose own tables are inline."""
     lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, table in values.items():
         if isinstance(table, dict):
@@ -200,25 +215,29 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
             place = place[step_key]
 
 
-def _explain(error: ValidationError) -> str:
-    """One complaint as `field = value: what is wrong`, with the nearest right name for an unknown key.
+def explain(error: ValidationError, root: type[BaseModel] = RecipeConfig) -> str:
+    """One complaint about a file of the form `root` as `field = value: what is wrong`, with the nearest right key.
 
     Unknown keys first: a misspelt key is often also a missing one.
     """
     complaint = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     place = list(complaint["loc"])
     # pydantic names the variant of an operation too (augment.ops.0.rotation.degrees); the file has no such level.
-    shown = [step for at, step in enumerate(place) if step not in [_tag(each) for each in _sections_at(place[:at])]]
+    shown = [
+        step for at, step in enumerate(place) if step not in [_tag(each) for each in _sections_at(place[:at], root)]
+    ]
     field = ".".join(map(str, shown)) or "recipe"
     if complaint["type"] == "extra_forbidden":
-        known = _fields_at(place[:-1])
+        known = _fields_at(place[:-1], root)
         hint = nearest(str(place[-1]), known) or f"; known here: {', '.join(known)}"
         return f"unknown key {field} = {complaint['input']!r}{hint}"
     if complaint["type"] == "missing":
         return f"{field} is missing"
     message = complaint["msg"].removeprefix("Value error, ")
     if complaint["type"] == "value_error":
-        if message.endswith("; remove it"):  # from a file of one's own, or a value of a packaged one
+        if (
+            message.endswith("; remove it") and root is RecipeConfig
+        ):  # from a file of one's own, or a value of a packaged one
             message += f" (--set {field}.{message.split()[0]}={ABSENT})"
         return f"[{field}] {message}" if place else message
     message = message[0].lower() + message[1:]
@@ -232,14 +251,14 @@ def _explain(error: ValidationError) -> str:
     return f"{field} = {word!r}: {message}{hint}"
 
 
-def _fields_at(place: Sequence[int | str]) -> list[str]:
+def _fields_at(place: Sequence[int | str], root: type[BaseModel]) -> list[str]:
     """Field names of the section at `place`."""
-    return sorted({name for section in _sections_at(place) for name in section.model_fields})
+    return sorted({name for section in _sections_at(place, root) for name in section.model_fields})
 
 
-def _sections_at(place: Sequence[int | str]) -> list[type[BaseModel]]:
-    """The section classes that `place` may hold, walking the types of RecipeConfig."""
-    candidates: list[Any] = [RecipeConfig]
+def _sections_at(place: Sequence[int | str], root: type[BaseModel]) -> list[type[BaseModel]]:
+    """The section classes that `place` may hold, walking the types of `root`."""
+    candidates: list[Any] = [root]
     for step in place:
         if isinstance(step, int):
             continue

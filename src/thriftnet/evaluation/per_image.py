@@ -59,4 +59,5 @@ def decode_per_image(content: bytes, path: Path) -> PerImageResults:
     shapes = {tuple(tensor.shape) for tensor in tensors.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise RunFolderError(f"{path} is damaged (its columns differ in length); delete it and {remedy}")
-    return PerImageResults(*(tensors[name] for name in _TENSORS), *(texts[name] for name in _TEXTS))
+    columns = {name: tensors[name] for name in _TENSORS}
+    return PerImageResults(**columns, **texts)  # type: ignore[arg-type]

@@ -1,0 +1,129 @@
+"""A study on a real Ray cluster of two nodes on this machine, started and ended here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tuning.conftest import GRID, Place, results
+from thriftnet.errors import StudyError
+from thriftnet.training.interruption import StopRequest
+from thriftnet.training.run_folder import RunFolder
+from thriftnet.tuning.ray_engine import QUIET, _threads_each, cluster, ray_pool
+
+SHORT = GRID + "[overrides]\ntraining.epochs = 4\n"
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[str]:
+    """The address of a cluster of two nodes with a core each."""
+    os.environ.update(QUIET)
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        made.wait_for_nodes()
+        yield str(made.address)
+    finally:
+        made.shutdown()
+
+
+def test_two_nodes_share_a_study_and_a_killed_worker_is_replaced(place: Place, two_nodes: str) -> None:
+    import ray
+
+    nodes: set[str] = set()
+    killed: list[int] = []
+    with place.search(SHORT) as search, cluster(two_nodes):
+        pool = ray_pool(search, StopRequest(), workers=2)
+        record, start = search.report, pool.start
+
+        def started(number: int) -> Any:
+            worker = start(number)
+            nodes.add(ray.get(worker.actor.place.remote())[0])
+            return worker
+
+        def report(job: Any, epoch: int, value: float) -> bool:
+            if job.number == 0 and not killed:
+                [seat] = [seat for seat in pool.seats.values() if seat.job is job]
+                worker: Any = seat.worker
+                killed.append(ray.get(worker.actor.place.remote())[1])
+                os.kill(killed[0], signal.SIGKILL)
+            return record(job, epoch, value)
+
+        pool.start, search.report = started, report  # type: ignore[method-assign]
+        pool.run()
+        assert [state for state, _ in results(search).values()] == ["COMPLETE"] * 4
+        found = {number: value for number, (_, value) in results(search).items()}
+    assert killed
+    assert len(nodes) == 2
+    assert sum("was killed by signal 9" in line for line in place.said) == 1
+    for number in range(4):
+        folder = RunFolder(place.out / "trials" / f"{number:04d}")
+        assert [row["epoch"] for row in folder.read_history()] == [1, 2, 3, 4]
+        events = (folder.path / "events.jsonl").read_text()
+        assert events.count('"started"') == 1
+        assert folder.read_json("environment.json")["threads"] == 1
+    # The same set of trials with the same results as in one process, whose thread count is the same.
+    place.said.clear()
+    again = Place(place.folder / "again")
+    again.folder.mkdir()
+    for name in ("tiny.npz", "tiny.toml"):
+        (again.folder / name).write_bytes((place.folder / name).read_bytes())
+    assert {number: value for number, (_, value) in again.run(SHORT).items()} == found
+
+
+def test_a_stopped_actor_and_a_stopped_process_are_given_up(place: Place, two_nodes: str) -> None:
+    """Trial 0's training process is stopped, then the actor of whoever has it next: that is the second loss."""
+    import ray
+
+    stopped: list[int] = []
+    with place.search(SHORT) as search, cluster(two_nodes):
+        pool = ray_pool(search, StopRequest(), workers=1, lease_s=5.0)
+        record = search.report
+
+        def report(job: Any, epoch: int, value: float) -> bool:
+            if job.number == 0 and len(stopped) < 2:
+                worker: Any = pool.seats[0].worker
+                _, process, actor = ray.get(worker.actor.place.remote())
+                stopped.append([process, actor][len(stopped)])
+                os.kill(stopped[-1], signal.SIGSTOP)
+            return record(job, epoch, value)
+
+        search.report = report  # type: ignore[method-assign]
+        try:
+            pool.run()
+        finally:
+            for process in stopped:
+                if Path(f"/proc/{process}").exists():
+                    os.kill(process, signal.SIGCONT)
+        states = [state for state, _ in results(search).values()]
+        reason = search.trials()[0].user_attrs["facts"]["reason"]
+    assert len(stopped) == 2
+    assert states == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert reason == "its worker was silent for 5 s; the one before was lost too"
+
+
+def test_an_address_is_needed_and_must_answer() -> None:
+    with pytest.raises(StudyError, match="--engine ray needs --address"), cluster(None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"),
+    [([1, 1], 2, 1), ([8, 8], 2, 8), ([8, 4], 2, 4), ([8, 4], 3, 4), ([16], 3, 5), ([3, 5], 4, 1), ([2, 2], 1, 2)],
+)
+def test_each_worker_has_the_most_threads_with_no_core_shared(cores: list[int], workers: int, threads: int) -> None:
+    assert _threads_each(cores, workers) == threads
+    assert sum(count // (threads + 1) for count in cores) < workers
+
+
+def test_more_workers_than_cores_are_refused() -> None:
+    with pytest.raises(StudyError, match="--workers 3 would share the 2 cores of the cluster; give at most 2"):
+        _threads_each([1, 1], 3)

@@ -1,0 +1,94 @@
+"""The journal, torn at any byte, and what messages and files may show of a storage's URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from thriftnet.errors import StudyError
+from thriftnet.tuning.storage import JOURNAL, one_writer, open_storage, repair_journal, whole_part, without_password
+
+
+def states(folder: Path) -> list[str]:
+    """Of the trials that Optuna itself reads."""
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    try:
+        study = optuna.load_study(storage=storage, study_name="s")
+    except KeyError:
+        return []
+    return [trial.state.name for trial in study.get_trials()]
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("journal")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))), study_name="s")
+    for value in (1.0, 2.0):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        trial.report(value, 1)
+        study.tell(trial, value)
+    return (folder / JOURNAL).read_bytes()
+
+
+def test_cut_at_every_byte_it_is_read_again_and_can_be_appended_to(journal: bytes, tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
+    for cut in range(len(journal) + 1):
+        assert whole_part(journal[:cut]) == max((end for end in ends if end <= cut), default=0)
+    for cut in (0, 5, ends[0] + 3, ends[-1] - 1, ends[-1]):
+        path.write_bytes(journal[:cut])
+        whole = whole_part(journal[:cut])
+        assert repair_journal(tmp_path) == cut - whole
+        assert path.read_bytes() == journal[:whole]
+        if cut != whole:
+            assert (tmp_path / "journal.torn").read_bytes() == journal[whole:cut]
+        before = states(tmp_path)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))), study_name="s", load_if_exists=True
+        )
+        study.tell(study.ask(), 3.0)
+        assert states(tmp_path) == [*before, "COMPLETE"]
+
+
+def test_a_damaged_line_in_the_middle_ends_what_is_kept(journal: bytes, tmp_path: Path) -> None:
+    lines = journal.splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], b"\0\0\0\n", *lines[3:]]))
+    with pytest.raises(StudyError, match=r"is damaged.*`thriftnet study run` repairs it"):
+        open_storage(tmp_path, None)
+    assert repair_journal(tmp_path) == 4 + sum(map(len, lines[3:]))
+    assert (tmp_path / JOURNAL).read_bytes() == b"".join(lines[:3])
+    assert repair_journal(tmp_path) == 0
+
+
+def test_the_link_that_a_killed_writer_left_is_not_waited_for(journal: bytes, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_bytes(journal)
+    (tmp_path / f"{JOURNAL}.lock").symlink_to(tmp_path / JOURNAL)
+    repair_journal(tmp_path)
+    assert not (tmp_path / f"{JOURNAL}.lock").is_symlink()
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with (
+        one_writer(tmp_path),
+        pytest.raises(StudyError, match="another process is running the study"),
+        one_writer(tmp_path),
+    ):
+        pass
+    with one_writer(tmp_path):
+        pass
+
+
+def test_no_password_is_shown(tmp_path: Path) -> None:
+    url = "postgresql://user:secret@host/db"
+    assert without_password(url) == "postgresql://host/db"
+    assert without_password("sqlite:///studies.db") == "sqlite:///studies.db"
+    with pytest.raises(StudyError) as caught:
+        open_storage(tmp_path, "nonsense://user:secret@host/db")
+    assert "secret" not in str(caught.value)
+    assert "cannot be opened" in str(caught.value)
