@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, Literal
 
+from thriftnet.evaluation.compare import Verdict, mean_interval, paired_interval, verdict
 from thriftnet.ledger.audit import TableAudit, audit_table, corrections
 from thriftnet.ledger.claims import (
     AccuracyClaim,
@@ -24,7 +25,6 @@ from thriftnet.ledger.claims import (
     ElsewhereClaim,
 )
 from thriftnet.ledger.plan import Job, Pair, Plan, Row, RowClaim, Shortened, pairs_by_direction, rows_by_claim
-from thriftnet.ledger.statistics import Verdict, interval_over_seeds, verdict
 from thriftnet.ledger.train import attack_file
 from thriftnet.run import DataFacts, Run
 
@@ -410,7 +410,8 @@ def _direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
     split = "1,000 or fewer validation images" if direction.attack is not None else "validation"
     selection = "validation-selected" if direction.measure == "accuracy" else "every epoch"
     difference = _measured(best.a, both, direction.unit, split, selection, labels)
-    decided = verdict([value.difference for value in values], direction.sign) if values else "missing"
+    signed = [direction.sign * value.difference for value in values]
+    decided = verdict(paired_interval(signed)) if signed else "missing"
     return DirectionFinding(
         direction, values, difference, decided, best.a.labels, best.b.labels, tuple(waiting), diverged
     )
@@ -507,6 +508,12 @@ def selection_cost(run: Run) -> float:
 # What they share
 
 
+def _bounds(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over seeds; None for one seed, of which it is not known."""
+    interval = mean_interval(values)
+    return (interval.low, interval.high) if len(values) > 1 else None
+
+
 def _measured(
     shortened: Shortened,
     values: Mapping[Job, float | None],
@@ -532,7 +539,7 @@ def _measured(
     return Measured(
         value=fmean(known.values()),
         unit=unit,
-        interval=interval_over_seeds(list(known.values())),
+        interval=_bounds(list(known.values())),
         seeds=tuple(dict.fromkeys(job.recipe.training.seed for job in known)),
         split=split,
         selection=selection,
