@@ -98,7 +98,7 @@ class Reports(SilentDisplay):
     def __init__(self) -> None:
         self.at: list[float] = []
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         self.at.append(time.perf_counter())
         if len(self.at) > ROUNDS:
             raise NoMoreRounds

@@ -78,7 +78,7 @@ class Profiled(Rounds):
         self.profiler = profile(activities=activities)
         self.reports = 0
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         self.reports += 1
         if self.reports == 1:
             self.profiler.start()

@@ -1,5 +1,7 @@
 """Several runs: finished ones are taken, interrupted ones go on, missing ones are trained."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,20 @@ def test_folder_of_another_recipe_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"another recipe \(it differs in training\.seed\)"):
         train_missing(tiny_recipe(training={"seed": 1}), TinySource(), tmp_path / "run")
     assert weights(tmp_path / "run") == before
+
+
+class TerminatedInTheLastEpoch(SilentDisplay):
+    """A signal that comes when nothing of the run is left to stop."""
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_at_the_very_end_of_a_run_stops_before_the_next(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="1 of 2 runs are finished"):
+        train_seeds(tiny_recipe(), TinySource(), tmp_path, [0, 1], TerminatedInTheLastEpoch())
+    assert is_finished(train_missing(tiny_recipe(), TinySource(), tmp_path / "seed-0"))
+    assert not (tmp_path / "seed-1").exists()
 
 
 def test_seeds_have_folders_of_their_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from thriftnet.data.dataset import Source
 from thriftnet.errors import RunFolderError
 from thriftnet.reporting.run_report import draw_training_figures
 from thriftnet.run import Run
+from thriftnet.training.interruption import watch_signals
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, SilentDisplay
 
@@ -40,13 +41,14 @@ def train_missing(recipe: RecipeConfig, source: Source, path: Path, display: Dis
 def train_seeds(
     recipe: RecipeConfig, source: Source, folder: Path, seeds: Sequence[int], display: Display | None = None
 ) -> list[Run]:
-    """`recipe` once for each of `seeds`, in `folder/seed-<n>`. Raises what `train_missing` raises."""
-    return [
-        train_missing(
-            recipes.with_changes(recipe, {"training": {"seed": seed}}), source, folder / f"seed-{seed}", display
-        )
-        for seed in seeds
-    ]
+    """`recipe` once for each of `seeds`, in `folder/seed-<n>`. Raises what `train_missing` raises, between two as well."""
+    runs: list[Run] = []
+    with watch_signals() as request:
+        for seed in seeds:
+            request.heed(f"interrupted; {len(runs)} of {len(seeds)} runs are finished; the same command goes on")
+            seeded = recipes.with_changes(recipe, {"training": {"seed": seed}})
+            runs.append(train_missing(seeded, source, folder / f"seed-{seed}", display))
+    return runs
 
 
 def is_finished(run: Run) -> bool:

@@ -31,6 +31,7 @@ from thriftnet.inference import Split
 from thriftnet.reporting.run_report import draw_evaluation_figures
 from thriftnet.run import Run, load_run
 from thriftnet.tracking.display import tracked
+from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import RunFolder
 
@@ -83,12 +84,14 @@ def train_recipe_seeds(
         begun = Run(folder / f"seed-{each.training.seed}")
         if begun.folder.has("recipe.toml"):
             check_same(begun, each, source)
-    runs = []
-    for at, seed in enumerate(seeds, start=1):
-        if not is_finished(Run(folder / f"seed-{seed}")):
-            tell(f"{recipe.name}, seed {seed} ({at} of {len(seeds)})")
-        with tracked(Run(folder / f"seed-{seed}"), track, display or LiveDisplay(), group=recipe.name) as shown:
-            runs += train_seeds(recipe, source, folder, [seed], shown)
+    runs: list[Run] = []
+    with watch_signals() as request:
+        for at, seed in enumerate(seeds, start=1):
+            request.heed(f"interrupted; {len(runs)} of {len(seeds)} seeds are finished; the same command goes on")
+            if not is_finished(Run(folder / f"seed-{seed}")):
+                tell(f"{recipe.name}, seed {seed} ({at} of {len(seeds)})")
+            with tracked(Run(folder / f"seed-{seed}"), track, display or LiveDisplay(), group=recipe.name) as shown:
+                runs += train_seeds(recipe, source, folder, [seed], shown)
     return runs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pydantic
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
-from thriftnet.errors import DataError, Interrupted, RunFolderError
+from thriftnet.errors import DataError, RunFolderError
 from thriftnet.evaluation.batchnorm_adaptation import adapt_batchnorm
 from thriftnet.evaluation.predict import Averaging, predict_logits
 from thriftnet.run import Run
@@ -120,14 +120,9 @@ class Predictor:
         if self.adapt_batchnorm:
             network = adapt_batchnorm(network, images, run.data.mean, run.data.std, **place)
         with watch_signals() as request:
-
-            def stop_if_asked() -> None:
-                if request.signal_number is not None:
-                    raise Interrupted(
-                        "interrupted; nothing unfinished was written; give the same command again",
-                        request.signal_number,
-                    )
-
+            stop_if_asked = partial(
+                request.heed, "interrupted; nothing unfinished was written; give the same command again"
+            )
             logits = predict_logits(
                 network,
                 images,

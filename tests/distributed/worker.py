@@ -222,7 +222,7 @@ def resumes(processes: Processes, folder: Path) -> list[str]:
 class StopWithin(SilentDisplay):
     """Sends a real signal to this process after the tenth step of the second epoch."""
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         if epoch == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 

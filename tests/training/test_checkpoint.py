@@ -37,7 +37,7 @@ class StopWithin(SilentDisplay):
     def __init__(self, epoch: int, signal_number: int = signal.SIGTERM) -> None:
         self.at, self.signal_number = epoch, signal_number
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         if epoch == self.at:
             os.kill(os.getpid(), self.signal_number)
 
@@ -118,7 +118,7 @@ def test_the_state_is_saved_again_and_again_within_an_epoch(out: Path) -> None:
     class Killed(SilentDisplay):
         """Ends the work as SIGKILL would: nothing is saved for it."""
 
-        def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
             if epoch == 2:
                 raise KeyboardInterrupt
 
@@ -347,7 +347,7 @@ def test_a_full_disk_within_an_epoch_keeps_the_state_before(out: Path, monkeypat
     recipe = small_batches()
 
     class FullDisk(SilentDisplay):
-        def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
             if epoch == 2:
                 patch.setattr(Path, "write_bytes", no_space)
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -218,7 +218,7 @@ def test_a_progressive_stage_as_large_as_the_images_is_refused(out: Path) -> Non
 class StopAtOnce(SilentDisplay):
     """Sends a real signal in the middle of the first epoch."""
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 

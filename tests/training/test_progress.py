@@ -27,8 +27,8 @@ def show(terminal: bool, epochs_done: int = 0) -> tuple[LiveDisplay, str, list[f
 
     display.start(["tiny: 1,319 trainable parameters"], epochs=2, steps_per_epoch=25, epochs_done=epochs_done)
     note()
-    for _ in range(2):
-        display.step(1, 0.625, 0.5, 1000.0)
+    for step in (10, 20):
+        display.step(1, step, 0.625, 0.5, 1000.0)
         note()
     display.epoch(ROW, selected=True)
     note()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from thriftnet.errors import DataError, Interrupted, NonFiniteLossError, RunFold
 from thriftnet.evaluation.adversarial import AttackConfig, attacked_accuracy
 from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration, training_key
 from thriftnet.run import Run
+from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, SilentDisplay
 
 ATTACKED_IMAGES = 1_000
@@ -70,8 +71,8 @@ class _Deadline:
     def note(self, line: str) -> None:
         self.inner.note(line)
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
-        self.inner.step(epoch, loss, accuracy, images_per_s)
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        self.inner.step(epoch, step, loss, accuracy, images_per_s)
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
         self.inner.epoch(row, selected)
@@ -99,33 +100,36 @@ def train_plan(
     ends_at = float("inf") if hours is None else clock() + hours * 3600
     deadline = _Deadline(display or SilentDisplay(), ends_at, clock)
     wanted = [job for job in plan.jobs if job in plan.asked]
-    for place, job in enumerate(wanted, 1):
-        if job.diverged or (job.finished and not _wants_evaluation(job)):
-            continue
-        if clock() >= ends_at:
-            say(_out_of_time(plan))
-            return False
-        estimate_s = plan.estimates_s().get(job)
-        left = "" if estimate_s is None else f", about {duration(estimate_s)}"
-        say(f"run {place} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{left}")
-        try:
-            run = train_job(job, source, deadline)
-        except _OutOfTime:
-            say(_out_of_time(plan))
-            return False
-        except NonFiniteLossError as error:
-            job.run.folder.write_json(DIVERGED, {"message": str(error)})
-            say(f"{job.path}: {error}")
-            continue
-        except Interrupted as error:
-            there = len(wanted) - len(plan.missing)
-            raise Interrupted(
-                f"interrupted; {there} of {len(wanted)} runs are there, and the epochs of this "
-                "one; the same command goes on",
-                error.signal_number,
-            ) from None
-        _evaluate(job, run, source)
+    with watch_signals() as request:
+        for place, job in enumerate(wanted, 1):
+            if request.signal_number is not None:
+                request.heed(_interrupted(plan, wanted))
+            if job.diverged or (job.finished and not _wants_evaluation(job)):
+                continue
+            if clock() >= ends_at:
+                say(_out_of_time(plan))
+                return False
+            estimate_s = plan.estimates_s().get(job)
+            left = "" if estimate_s is None else f", about {duration(estimate_s)}"
+            say(f"run {place} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{left}")
+            try:
+                run = train_job(job, source, deadline)
+            except _OutOfTime:
+                say(_out_of_time(plan))
+                return False
+            except NonFiniteLossError as error:
+                job.run.folder.write_json(DIVERGED, {"message": str(error)})
+                say(f"{job.path}: {error}")
+                continue
+            except Interrupted as error:
+                raise Interrupted(_interrupted(plan, wanted), error.signal_number) from None
+            _evaluate(job, run, source)
     return True
+
+
+def _interrupted(plan: Plan, wanted: Sequence[Job]) -> str:
+    there = len(wanted) - len(plan.missing)
+    return f"interrupted; {there} of {len(wanted)} runs are there, and what others had begun; the same command goes on"
 
 
 def train_job(job: Job, source: Source, display: Display) -> Run:

@@ -24,7 +24,7 @@ from thriftnet.run import Run
 from thriftnet.storage import storage_error
 from thriftnet.tracking.tracker import TrackedRun, Tracker, load, require
 from thriftnet.training.loop import EVALUATED_SPLIT
-from thriftnet.training.progress import STEPS_PER_REPORT, Display
+from thriftnet.training.progress import Display
 
 STATE = "tracking.json"
 TRAINING_FIGURES = ("curves", "learning-rate", "augmented-batch")
@@ -95,9 +95,9 @@ class TrackedDisplay:
     def note(self, line: str) -> None:
         self.display.note(line)
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
-        self.display.step(epoch, loss, accuracy, images_per_s)
-        step = (epoch - 1) * self.steps_per_epoch + (len(self.reports) + 1) * STEPS_PER_REPORT
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        self.display.step(epoch, step, loss, accuracy, images_per_s)
+        step += (epoch - 1) * self.steps_per_epoch
         monitored = [row[f"{EVALUATED_SPLIT[self.run.recipe.training.selection]}_loss"] for row in self.history]
         values = {
             "loss": loss,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the loop looks at between steps."""
+"""Ctrl-C and SIGTERM as a flag that is looked at where stopping is safe."""
 
 from __future__ import annotations
 
@@ -7,36 +7,51 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+from thriftnet.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
     """`signal_number` is set once a signal has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual: dict[signal.Signals, Any]) -> None:
         self.signal_number: int | None = None
+        self._usual = usual
+
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """Remember the signal; a second one acts as where nobody watches, so a hung step can still be stopped."""
+        self.signal_number = number
+        for each, handler in self._usual.items():
+            signal.signal(each, handler)
+
+    def heed(self, message: str) -> None:
+        """Raise Interrupted with `message` if a signal has come."""
+        if self.signal_number is not None:
+            raise Interrupted(message, self.signal_number)
 
 
 @contextmanager
 def watch_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one acts as usual, so a hung step can still be stopped.
+    """Turn the first SIGINT or SIGTERM into a flag.
 
-    Python delivers signals to the main thread only; elsewhere nothing is installed.
+    Blocks may lie within each other: a signal that an inner one saw too late to stop for, because it was done, is the
+    outer one's. Python delivers signals to the main thread only; elsewhere nothing is installed.
     """
-    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    outer = getattr(before[signal.SIGTERM], "__self__", None)
+    request = StopRequest(outer._usual if isinstance(outer, StopRequest) else before)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        request.signal_number = number
-        for each, handler in usual.items():
-            signal.signal(each, handler)
-
-    for number in usual:
-        signal.signal(number, handle)
+    for number in SIGNALS:
+        signal.signal(number, request.handle)
     try:
         yield request
     finally:
-        for number, handler in usual.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+    if request.signal_number is not None and isinstance(outer, StopRequest):
+        outer.handle(request.signal_number)

@@ -422,7 +422,8 @@ class _Run:
                         if found and not self.processes.several:  # several learn it together, after the epoch
                             break
                         elapsed_s = time.perf_counter() - started
-                        display.step(epoch, loss_sum / seen, correct_sum / seen, seen / elapsed_s)
+                        done = math.ceil(seen / training.batch_size)  # a GPU reports what has arrived
+                        display.step(epoch, done, loss_sum / seen, correct_sum / seen, seen / elapsed_s)
             guard.check()
         except NonFiniteLossError as error:
             bad_step = step if error.step is None else error.step

@@ -25,8 +25,8 @@ class Display(Protocol):
     def note(self, line: str) -> None:
         """Something that was found out while training."""
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
-        """Every STEPS_PER_REPORT steps; loss and accuracy are the epoch's so far."""
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
+        """About every STEPS_PER_REPORT steps; loss and accuracy are those of the epoch's first `step` steps."""
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None: ...
 
@@ -42,7 +42,7 @@ class SilentDisplay:
     def note(self, line: str) -> None:
         pass
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         pass
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
@@ -83,7 +83,7 @@ class LiveDisplay:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.live = self.console.is_terminal or self.console.is_jupyter
-        self.epochs = 0
+        self.epochs = self.steps_per_epoch = 0
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
@@ -96,7 +96,7 @@ class LiveDisplay:
         self.refreshed_at = 0.0
 
     def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
-        self.epochs = epochs
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         for line in lines:
             self._print(line)
         if self.live:
@@ -113,10 +113,11 @@ class LiveDisplay:
     def note(self, line: str) -> None:
         self._print(line)
 
-    def step(self, epoch: int, loss: float, accuracy: float, images_per_s: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_s: float) -> None:
         if self.live:
             measured = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_s:,.0f} images/s"
-            self.bar.update(self.task, advance=STEPS_PER_REPORT, epoch=epoch, measured=measured)
+            done = (epoch - 1) * self.steps_per_epoch + step
+            self.bar.update(self.task, completed=done, epoch=epoch, measured=measured)
             if self.console.is_jupyter and time.monotonic() - self.refreshed_at > 0.2:
                 self.bar.refresh()
                 self.refreshed_at = time.monotonic()
