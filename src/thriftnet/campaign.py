@@ -41,7 +41,7 @@ def train_missing(recipe: RecipeConfig, source: Source, path: Path, display: Dis
 def train_seeds(
     recipe: RecipeConfig, source: Source, folder: Path, seeds: Sequence[int], display: Display | None = None
 ) -> list[Run]:
-    """`recipe` once for each of `seeds`, in `folder/seed-<n>`. Raises what `train_missing` raises, between two as well."""
+    """`recipe` once for each of `seeds`, in `folder/seed-<n>`. Raises what `train_missing` raises, and between two."""
     runs: list[Run] = []
     with watch_signals() as request:
         for seed in seeds:
