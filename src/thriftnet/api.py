@@ -449,6 +449,8 @@ def study_run(
     *,
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
+    scale: float = 1.0,
+    width: float = 1.0,
     trials: int | None = None,
     engine: Engine = "process",
     workers: int | None = None,
@@ -459,16 +461,17 @@ def study_run(
     """Run a study, or go on with it, and return what it found; `thriftnet study run`.
 
     `study` is a packaged name or a TOML file, `out` its folder, by default `studies/<name>`. `overrides` change the
-    base recipe, and fix a key that is searched. `workers` (2 unless given) belong to the engines `processes` and
-    `ray`, `address` to `ray`. `storage`: any Optuna storage by URL instead of the journal in the folder. `say` gets a
-    line a trial. Raises StudyError, RecipeError, Interrupted after a signal (the same call goes on), MissingExtraError.
+    base recipe, and fix a key that is searched; `scale` and `width` make it shorter and narrower, labelled so.
+    `workers` (2 unless given) belong to the engines `processes` and `ray`, `address` to `ray`. `storage`: any Optuna
+    storage by URL instead of the journal in the folder. `say` gets a line a trial. Raises StudyError, RecipeError,
+    Interrupted after a signal (the same call goes on), MissingExtraError.
     """
     from thriftnet.tuning import run as tuning
     from thriftnet.tuning.config import load
     from thriftnet.tuning.storage import require_optuna
 
     require_optuna()
-    resolved = load(study, overrides, trials)
+    resolved = load(study, overrides, trials, scale=scale, width=width)
     tuning.check_engine(engine, workers, address)
     source = open_source(data, resolved.base.data.image_side)
     folder = Path(out) if out is not None else Path("studies") / resolved.config.name

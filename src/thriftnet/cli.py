@@ -493,6 +493,8 @@ def study_run(
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/NAME.")] = None,
     overrides: SetOption = None,
+    scale: ScaleOption = 1.0,
+    width: WidthOption = 1.0,
     trials: Annotated[int | None, typer.Option(help="Trials instead of the study's.", min=1)] = None,
     engine: Annotated[
         Literal["process", "processes", "ray"],
@@ -515,6 +517,8 @@ def study_run(
         data,
         out=out,
         overrides=overrides or (),
+        scale=scale,
+        width=width,
         trials=trials,
         engine=engine,
         workers=workers,

@@ -18,9 +18,13 @@ from thriftnet.config import RecipeConfig, Section
 from thriftnet.config.fields import Count, Positive
 from thriftnet.errors import RecipeError, StudyError, nearest
 from thriftnet.tuning.space import Axis, flatten, grid, overrides, parse_constraint, value_at
+from thriftnet.twins import narrow, shorten
 
 MAX_STUDY_BYTES = 1_000_000
 MEASURES = ("parameters", "macs")
+
+SHORTENED = ("training.epochs", "training.early_stopping_epochs", "schedule.", "model.stem.bias_epochs")
+NARROWED = ("model.widths", "model.stem.width", "model.cardinality")
 
 _UNSEARCHABLE = {
     "training.selection": "it decides which split is looked at",
@@ -173,10 +177,18 @@ def names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in _packaged().iterdir() if entry.name.endswith(".toml"))
 
 
-def load(name_or_path: str, changes: Sequence[str] = (), trials: int | None = None) -> ResolvedStudy:
+def load(
+    name_or_path: str,
+    changes: Sequence[str] = (),
+    trials: int | None = None,
+    *,
+    scale: float = 1.0,
+    width: float = 1.0,
+) -> ResolvedStudy:
     """The study of a packaged name or of a TOML file; `changes` are `section.key=value` for its base recipe.
 
-    A change of a key that is searched fixes it: it is not searched then. A recipe that is not measured on validation
+    `scale` and `width` shorten and narrow the base recipe (`twins`), which must not be searched then. A change of a key
+    that is searched fixes it: it is not searched then. A recipe that is not measured on validation
     images is put under the honest protocol, which a note says. Raises StudyError or RecipeError.
     """
     name, text, folder = _read(name_or_path)
@@ -191,10 +203,12 @@ def load(name_or_path: str, changes: Sequence[str] = (), trials: int | None = No
         config = StudyConfig.model_validate(tables)
     except ValidationError as error:
         raise StudyError(f"study {name}: {recipes.explain(error, StudyConfig)}") from None
-    return _resolve(config, folder, changes)
+    return _resolve(config, folder, changes, scale, width)
 
 
-def _resolve(config: StudyConfig, folder: Path | None, changes: Sequence[str]) -> ResolvedStudy:
+def _resolve(
+    config: StudyConfig, folder: Path | None, changes: Sequence[str], scale: float, width: float
+) -> ResolvedStudy:
     notes = []
     base_name = config.recipe
     if folder is not None and (folder / base_name).is_file():
@@ -209,6 +223,16 @@ def _resolve(config: StudyConfig, folder: Path | None, changes: Sequence[str]) -
         key = change.partition("=")[0].strip()
         if space.pop(key, None) is not None:
             notes.append(f"{key} is fixed at {json.dumps(value_at(base, key))} and not searched")
+    base = narrow(shorten(base, scale), width)
+    for option, share, keys in (("scale", scale, SHORTENED), ("width", width, NARROWED)):
+        searched = [key for key in space if key.startswith(keys)]
+        if share != 1 and searched:
+            raise StudyError(
+                f"study {config.name} searches {searched[0]}, which --{option} {share:g} would change as well; fix it "
+                f"with --set {searched[0]}=VALUE, or leave --{option} out"
+            )
+    if base.reduced:
+        notes.append(f"reduced: {base.reduced}")
     if not space:
         raise StudyError(f"study {config.name}: every key of its space is fixed by --set; leave one to search")
     if base.training.selection == "test":
