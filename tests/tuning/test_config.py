@@ -163,9 +163,9 @@ def test_every_field_is_explained() -> None:
 
 
 def test_a_shorter_and_narrower_study_says_so_and_never_of_what_is_searched() -> None:
-    study = load("xu-grid", scale=0.05, width=0.25)
-    assert study.base.reduced == "6 of 120 epochs, 0.25 of every width"
-    assert "reduced: 6 of 120 epochs, 0.25 of every width" in study.notes
+    study = load("xu-grid", scale=0.5, width=0.25)
+    assert study.base.reduced == "5 of 10 epochs, 0.25 of every width"
+    assert "reduced: 5 of 10 epochs, 0.25 of every width" in study.notes
     assert study.base.model.widths == (16, 32, 64, 128)
     with pytest.raises(StudyError, match=r"searches training\.epochs, which --scale 0\.5 would change as well"):
         load("ramavath-sweep", scale=0.5)
