@@ -47,9 +47,34 @@ CLASSES = 10
 Row = dict[str, Any]
 
 
+NETWORKS = (
+    "xu-resnet18",
+    "xu-resnetlarge",
+    "li-resnet",
+    "liu-4x2",
+    "liu-5stage",
+    "liu-4x3",
+    "ramavath-resnet9",
+    "ramavath-table1",
+    "tirumalasetty-resnext29",
+)
+"""The recipes of the papers' nine networks, each with its own batch and augmentation."""
+
+
 def paper_recipes() -> list[str]:
-    """The recipes of the papers, in the order of `thriftnet recipes`."""
-    return [name for name in recipes.names() if recipes.load(name).paper]
+    """A recipe of each of the papers' networks, and the one that takes two passes a step."""
+    return [*NETWORKS, "tirumalasetty-resnext29-amp"]
+
+
+def paper_experiments() -> list[str]:
+    """Every experiment of the papers once; some recipes are another's under the name of a table's row."""
+    papers = {name: recipes.load(name) for name in recipes.names() if recipes.load(name).paper}
+    kept: list[str] = []
+    for name in sorted(papers, key=lambda each: each not in NETWORKS):
+        same = (recipes.differences(papers[name], papers[other]) for other in kept)
+        if not any({key for key, _, _ in changed} <= {"summary"} for changed in same):
+            kept.append(name)
+    return kept
 
 
 def compared_recipes() -> list[str]:

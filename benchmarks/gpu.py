@@ -47,7 +47,7 @@ from benchmarks.common import (
     duration,
     environment,
     geometric_mean,
-    paper_recipes,
+    paper_experiments,
     parser,
     print_table,
     rows_first,
@@ -171,9 +171,9 @@ def plan(options: Namespace, available: Sequence[str]) -> tuple[list[Step], list
         steps += [asked("baseline", name)] if unsupported(recipes.load(name)) is None else []
     steps += [whole("best", True, 0)] if "best" in own else []
     steps += [whole(name, True, seed) for name in own for seed in MORE_SEEDS[name]]
-    steps += [asked("epochs", name) for name in paper_recipes()]
+    steps += [asked("epochs", name) for name in paper_experiments()]
     if options.full:
-        steps += [full(name) for name in paper_recipes() if name != FIRST_FULL]
+        steps += [full(name) for name in paper_experiments() if name != FIRST_FULL]
     return steps, reasons
 
 

@@ -210,7 +210,8 @@ class TestCompare:
     def test_a_network_that_changed_is_measured_again(self, two: Path) -> None:
         run = two / "good" / "seed-0"
         thriftnet.evaluate(run, "validation")
-        shutil.copy(two / "poor" / "seed-0" / "selected.safetensors", run / "selected.safetensors")
+        other = RunFolder(two / "poor" / "seed-0").read_bytes("selected.safetensors")
+        RunFolder(run).write_bytes("selected.safetensors", other)
         told: list[str] = []
         compared = thriftnet.compare([run, two / "poor" / "seed-0"], "validation", tell=told.append)
         assert told[0] == f"{run}: the validation split is measured"

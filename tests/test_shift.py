@@ -22,6 +22,7 @@ from thriftnet.reporting.shift_figures import foretold_data, heat_map_data, seve
 from thriftnet.reporting.shift_page import shift_page
 from thriftnet.run import load_run
 from thriftnet.shift import measure_shift
+from thriftnet.training.run_folder import RunFolder
 
 COLOURLESS = [name for name in CORRUPTIONS if name != "saturate"]
 
@@ -87,8 +88,8 @@ class TestMeasure:
         assert condition.compared_accuracy == condition.accuracy
 
     def test_without_validation_images_half_of_the_clean_ones_serve(self, trained: Trained, few: None) -> None:
-        facts = json.loads((trained.path / "data.json").read_text())
-        (trained.path / "data.json").write_text(json.dumps(facts | {"validation_images": 0}))
+        folder = RunFolder(trained.path)
+        folder.write_json("data.json", folder.read_json("data.json") | {"validation_images": 0})
         measured = measure_shift(load_run(trained.path))
         assert measured.stored.context["estimates_from"] == "a random half of the clean images"
         assert {round(c.compared_accuracy * 45, 6) % 1 for c in measured.conditions} == {0.0}  # of 45 images
@@ -212,8 +213,8 @@ class TestTemperature:
             read_temperature(load_run(trained.path), "selected")
 
     def test_a_run_without_validation_images_cannot_have_one(self, trained: Trained) -> None:
-        facts = json.loads((trained.path / "data.json").read_text())
-        (trained.path / "data.json").write_text(json.dumps(facts | {"validation_images": 0}))
+        folder = RunFolder(trained.path)
+        folder.write_json("data.json", folder.read_json("data.json") | {"validation_images": 0})
         outcome = thriftnet("calibrate", trained.path)
         assert outcome.status == 2
         assert "never fitted on the test set; train with --protocol honest" in outcome.error
@@ -241,8 +242,8 @@ class TestSeveralRuns:
         assert [int(row["Label"]) for row in csv.DictReader(out.open(newline=""))] == adapted.tolist()
 
     def test_runs_of_other_data_are_refused(self, trained: Trained, second: Path) -> None:
-        facts = json.loads((second / "data.json").read_text())
-        (second / "data.json").write_text(json.dumps(facts | {"class_names": ["a", "b", "c"]}))
+        folder = RunFolder(second)
+        folder.write_json("data.json", folder.read_json("data.json") | {"class_names": ["a", "b", "c"]})
         outcome = thriftnet("evaluate", trained.path, second)
         assert outcome.status == 2
         assert f"{second} has other class names than {trained.path}" in outcome.error

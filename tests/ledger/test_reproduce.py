@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import thriftnet
 from tests.ledger.conftest import Bench
 from thriftnet import campaign
+from thriftnet import recipe as recipes
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, UserError
 from thriftnet.ledger import train as ledger_train
 from thriftnet.ledger.findings import Measured, RowFinding, find
@@ -23,6 +24,7 @@ from thriftnet.ledger.train import KeptSource, train_plan
 from thriftnet.ledger.write import Ledger
 from thriftnet.reporting.page import Table
 from thriftnet.training.progress import SilentDisplay
+from thriftnet.training.run_folder import RunFolder
 
 Finished = tuple[Bench, Ledger]
 
@@ -279,8 +281,8 @@ def test_a_folder_of_another_training_is_refused(bench: Bench) -> None:
     plan = bench.plan(directions=False)
     other = plan.jobs[0].path
     bench.reproduce(directions=False)
-    recipe = other / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("lr = 0.05", "lr = 0.06"))
+    folder = RunFolder(other)
+    folder.write_recipe(recipes.with_changes(folder.read_recipe(), {"optimizer": {"lr": 0.06}}))
     (other / "result.json").unlink()
     with pytest.raises(RunFolderError, match="another recipe"):
         bench.reproduce(directions=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.training.conftest import tiny_recipe
 from thriftnet import recipe as recipes
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.training import loop
+from thriftnet.training.run_folder import RunFolder
 from thriftnet.training.step import train_step
 
 
@@ -80,13 +81,16 @@ def test_a_damaged_figure_file_is_named(trained: Trained, damage: str) -> None:
     figures = trained.path / "figures"
     path = figures / "confusion-test.npz"
     if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-40])
+        content = path.read_bytes()[:-40]
     elif damage == "another figure's":
-        shutil.copy(figures / "mistakes-test.npz", path)
+        content = (figures / "mistakes-test.npz").read_bytes()
     else:
         with np.load(path) as kept:
             parts = dict(kept)
-        np.savez(path, **{**parts, "true": parts["true"][:1]})
+        np.savez(buffer := io.BytesIO(), **{**parts, "true": parts["true"][:1]})
+        content = buffer.getvalue()
+    # With its checksum, as a file that a faulty program has written.
+    RunFolder(trained.path).write_bytes("figures/confusion-test.npz", content)
     error = thriftnet("report", trained.path).error
     assert f"{path} is damaged (" in error
     assert "draw it again by evaluating" in error

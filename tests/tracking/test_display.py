@@ -26,6 +26,7 @@ from thriftnet.tracking.display import tracked
 from thriftnet.tracking.tracker import TrackedRun
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import SilentDisplay
+from thriftnet.training.run_folder import RunFolder
 
 # 72 images in batches of 6: 12 updates an epoch, so a report each at the tenth.
 RECIPE = tiny_recipe(training={"epochs": 3, "batch_size": 6}, schedule={"name": "cosine"})
@@ -229,9 +230,10 @@ class TestResume:
         """As if the process had been killed between the two."""
         with pytest.raises(Interrupted):
             train(tmp_path / "run", ["wandb"], Lines(stop_after=2))
-        state = json.loads((tmp_path / "run" / "tracking.json").read_text())
+        folder = RunFolder(tmp_path / "run")
+        state = folder.read_json("tracking.json")
         state["trackers"]["wandb"]["epochs"] = 1
-        (tmp_path / "run" / "tracking.json").write_text(json.dumps(state))
+        folder.write_json("tracking.json", state)
         del recorded.points[2:]
         train(tmp_path / "run", [])
         assert [step for step, _ in recorded.points] == [10, 12, 24, 34, 36]  # the reports of that epoch are lost
@@ -245,7 +247,7 @@ class TestResume:
     def test_a_damaged_tracking_file_is_said(self, recorded: Recorded, tmp_path: Path) -> None:
         with pytest.raises(Interrupted):
             train(tmp_path / "run", ["wandb"], Lines(stop_after=1))
-        (tmp_path / "run" / "tracking.json").write_text('{"group": null, "trackers": {"wandb": 3}}')
+        RunFolder(tmp_path / "run").write_json("tracking.json", {"group": None, "trackers": {"wandb": 3}})
         with pytest.raises(RunFolderError, match=r"tracking\.json is damaged; restore it from a copy, or delete it"):
             train(tmp_path / "run", [])
 

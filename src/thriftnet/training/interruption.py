@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -17,9 +17,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """`signal_number` is set once a signal has come."""
 
-    def __init__(self, usual: dict[signal.Signals, Any]) -> None:
+    def __init__(self, usual: Mapping[signal.Signals, Any] | None = None) -> None:
         self.signal_number: int | None = None
-        self._usual = usual
+        self._usual = usual or {}
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Remember the signal; a second one acts as where nobody watches, so a hung step can still be stopped."""

@@ -345,6 +345,8 @@ class RunFolder:
 
     def _make_parent(self, name: str) -> None:
         folder = (self.path / name).parent
+        if folder == self.path:
+            return  # a run folder that was moved away under a writer must not come back
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:

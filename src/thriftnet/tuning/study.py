@@ -37,6 +37,7 @@ from thriftnet.errors import BudgetError, RecipeError, RunFolderError, StudyErro
 from thriftnet.models.build import PAPER_CHANNELS, PAPER_CLASSES, build_on_meta, check_recipe_network, count_parameters
 from thriftnet.models.summary import summarize
 from thriftnet.storage import storage_error, write_atomic
+from thriftnet.training.lock import LOCK
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning.config import ResolvedStudy, load
 from thriftnet.tuning.space import grid, parse_constraint, value_at
@@ -274,6 +275,8 @@ class Search:
         if found:
             latest = found.get(0) or found[max(found)]
             latest.rename(claimed)
+            # A worker that only sleeps still holds this lock, but of a folder that it no longer finds.
+            (claimed / LOCK).unlink(missing_ok=True)
             if not RunFolder(claimed).has("recipe.toml"):
                 shutil.rmtree(claimed)  # killed before its first step: it would look occupied
         claimed.mkdir(exist_ok=True)  # now, so that no other attempt gets this name
