@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,14 @@ from thriftnet.training.interruption import watch_signals
 
 def send(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def usual() -> Iterator[None]:
+    """As in a foreground process; a shell's background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -27,7 +36,7 @@ def test_a_signal_is_a_flag_and_heeding_it_raises(number: int) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_a_second_signal_acts_as_usual_however_deep() -> None:
+def test_a_second_signal_acts_as_usual_however_deep(usual: None) -> None:
     with watch_signals(), watch_signals():
         send()
         with pytest.raises(KeyboardInterrupt):
