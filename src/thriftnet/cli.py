@@ -126,22 +126,19 @@ def train(
                 raise UserError(f"--resume goes on with the run's own recipe; remove {', '.join(given)}")
             if resume is None and recipe is None:
                 raise UserError("name a recipe (`thriftnet recipes` lists them) or a run to --resume")
+        how: dict[str, Any] = {
+            "out": out,
+            "epochs": epochs,
+            "seed": seed,
+            "budget": budget,
+            "overrides": overrides or (),
+            "protocol": protocol,
+            "scale": scale,
+            "width": width,
+            "track": track or (),
+        }
         if recipe is not None and seeds is not None:
-            trained = api.train_seeds(
-                recipe,
-                data,
-                seeds=seeds,
-                out=out,
-                epochs=epochs,
-                seed=seed,
-                budget=budget,
-                overrides=overrides or (),
-                protocol=protocol,
-                scale=scale,
-                width=width,
-                track=track or (),
-                tell=_say,
-            )
+            trained = api.train_seeds(recipe, data, seeds=seeds, tell=_say, **how)
             typer.echo(trained.summary())
             typer.echo(str(trained.folder))
             return
@@ -149,19 +146,7 @@ def train(
             assert resume is not None
             run = api.resume(resume, data)
         else:
-            run = api.train(
-                recipe,
-                data,
-                out=out,
-                epochs=epochs,
-                seed=seed,
-                budget=budget,
-                overrides=overrides or (),
-                protocol=protocol,
-                scale=scale,
-                width=width,
-                track=track or (),
-            )
+            run = api.train(recipe, data, **how)
         if processes.main:
             typer.echo(run.summary())
             typer.echo(str(run.path))
