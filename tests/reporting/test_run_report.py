@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,9 @@ def write_and_read(trained: Trained) -> str:
     outcome = thriftnet("report", trained.path)
     assert outcome.status == 0, outcome.stderr
     return Path(outcome.last_line).read_text("utf-8")
+
+
+def test_a_reduced_run_says_so_beside_its_number(trained: Trained) -> None:
+    folder = RunFolder(trained.path)
+    folder.write_recipe(recipes.with_changes(folder.read_recipe(), {"reduced": "2 of 8 epochs"}))
+    assert re.search(r"<h1>[^<]*\(reduced: 2 of 8 epochs\)[^<]*</h1>", write_and_read(trained))
