@@ -38,9 +38,11 @@ def records(path: Path) -> Iterator[Any]:
         if left < 7:
             position += left
             continue
+        if position + 7 > len(data):
+            return
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        if kind == 0:
-            return  # a block that is only reserved
+        if kind == 0 or position + 7 + length > len(data):
+            return  # a block that is only reserved, or a record that is not yet whole
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):

@@ -15,12 +15,14 @@ def send(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def usual() -> Iterator[None]:
-    """As in a foreground process; a shell's background has SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """As in a foreground process; a shell's background has SIGINT ignored, and a library may have taken SIGTERM."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -36,7 +38,7 @@ def test_a_signal_is_a_flag_and_heeding_it_raises(number: int) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_a_second_signal_acts_as_usual_however_deep(usual: None) -> None:
+def test_a_second_signal_acts_as_usual_however_deep() -> None:
     with watch_signals(), watch_signals():
         send()
         with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.tuning.conftest import GRID, Place, results
 from thriftnet.errors import StudyError
-from thriftnet.training.interruption import StopRequest
+from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning.ray_engine import QUIET, _threads_each, cluster, ray_pool
 
@@ -108,6 +108,15 @@ def test_a_stopped_actor_and_a_stopped_process_are_given_up(place: Place, two_no
     assert len(stopped) == 2
     assert states == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert reason == "its worker was silent for 5 s; the one before was lost too"
+
+
+def test_sigterm_stays_the_studys_though_ray_takes_it(two_nodes: str) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with watch_signals() as request:
+        with cluster(two_nodes):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert request.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_address_is_needed_and_must_answer() -> None:

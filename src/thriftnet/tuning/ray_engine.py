@@ -7,6 +7,8 @@ machines must see the study's folder and the data under the same paths, and have
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,10 +108,11 @@ def cluster(address: str | None) -> Iterator[None]:
     except ModuleNotFoundError:
         raise MissingExtraError("--engine ray needs Ray; install it with: pip install 'thriftnet[tune,ray]'") from None
     try:
-        if address == "local":
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-        else:
-            ray.init(address=address, log_to_driver=False)
+        with _signals_kept():
+            if address == "local":
+                ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+            else:
+                ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise StudyError(
             f"--address {address}: no Ray cluster answers ({' '.join(str(error).split())[:200]})"
@@ -118,6 +121,17 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray's `init` takes SIGTERM for itself and never gives it back; whoever watched it still does after this."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def ray_pool(search: Search, request: StopRequest, workers: int, lease_s: float = LEASE_S) -> Pool:
