@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from thriftnet import recipe as recipes
 from thriftnet.config import ExpectConfig
+from thriftnet.config.training import TrainingConfig
 from thriftnet.errors import RecipeError
 
 MINIMAL = """
@@ -308,6 +309,42 @@ def test_the_hash_sees_values_not_formatting(write: Any) -> None:
     second = recipes.load(write("# a comment\n" + MINIMAL.replace("stem = { width = 8 }", "stem = {width=8,kernel=3}")))
     assert recipes.content_hash(first) == recipes.content_hash(second)
     assert recipes.content_hash(first) != recipes.content_hash(recipes.load(write(MINIMAL + "[optimizer]\nlr = 0.2")))
+
+
+def test_a_later_versions_field_changes_no_hash_but_its_other_values_do() -> None:
+    class Later(TrainingConfig):
+        patience_epochs: int | None = None
+
+    recipe = recipes.load("liu-4x2")
+    values = recipe.training.model_dump()
+    same = recipe.model_copy(update={"training": Later(**values)})
+    other = recipe.model_copy(update={"training": Later(**values, patience_epochs=3)})
+    assert recipes.content_hash(same) == recipes.content_hash(recipe) != recipes.content_hash(other)
+
+
+def test_an_empty_section_is_not_an_absent_one(write: Any) -> None:
+    plain, looking = (recipes.load(write(MINIMAL + section)) for section in ("", "[lookahead]\n"))
+    assert recipes.content_hash(plain) != recipes.content_hash(looking)
+
+
+def test_no_two_packaged_recipes_share_a_hash() -> None:
+    assert len({recipes.content_hash(recipes.load(name)) for name in recipes.names()}) == len(recipes.names())
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "values"),
+    [
+        ("training", "label_smoothing", [0.0, 0.1, 0.2]),
+        ("optimizer", "name", ["adam", "adamw"]),
+        ("augment", "ops", [[], [{"op": "horizontal_flip"}], [{"op": "vertical_flip"}]]),
+        ("model", "stem", [{"width": w, "kernel": k} for w, k in [(64, 3), (64, 5), (32, 3)]]),
+        ("runtime", "precision", ["auto", "fp32"]),
+    ],
+)
+def test_each_value_has_its_hash(section: str, field: str, values: list[Any]) -> None:
+    recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"claim": "", "parameters": None}})
+    changed = [recipes.with_changes(recipe, {section: {field: value}}) for value in values]
+    assert len({recipes.content_hash(each) for each in changed}) == len(values)
 
 
 def test_differences_name_what_differs() -> None:

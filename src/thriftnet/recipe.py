@@ -75,9 +75,29 @@ def honest(recipe: RecipeConfig) -> RecipeConfig:
 
 
 def content_hash(recipe: RecipeConfig) -> str:
-    """Twelve hexadecimal digits over every resolved value, whatever the file's formatting."""
-    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    """Twelve hexadecimal digits over every value that is not its default, whatever the file's formatting.
+
+    So a field that a later version adds leaves the hash of older runs as it is, where its default does what was done
+    before. A default that a version changes alters it: a run's own file states every value.
+    """
+    text = json.dumps(_beyond_defaults(recipe), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _beyond_defaults(value: Any) -> Any:
+    """`value` as JSON has it, without the fields of sections that hold their default.
+
+    What tells kinds of sections apart, as `op` does, has no default and stays.
+    """
+    if isinstance(value, Section):
+        return {
+            name: _beyond_defaults(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if getattr(value, name) != field.get_default(call_default_factory=True)
+        }
+    if isinstance(value, (list, tuple)):
+        return [_beyond_defaults(item) for item in value]
+    return value
 
 
 def to_toml(recipe: RecipeConfig) -> str:
