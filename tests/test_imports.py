@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "thriftnet"
@@ -62,6 +63,21 @@ def test_imports_go_only_downward() -> None:
                 continue
             wrong += [f"{path.name}: {name}" for name in imported if ORDER.index(name) > here]
     assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {
+        ".".join(("thriftnet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    imports: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in modules:
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys() or {str(node.module)}
+        imports[name] = found - {name}
+    TopologicalSorter(imports).prepare()  # raises CycleError
 
 
 def test_every_part_is_in_the_order() -> None:

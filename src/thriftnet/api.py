@@ -41,7 +41,7 @@ from thriftnet.run import load_run as load_run  # a part of the library, as the 
 from thriftnet.run_landscape import Landscape, Settings, measure_landscape
 from thriftnet.shift import Remedies, Say, ShiftMeasurement
 from thriftnet.tracking.display import track_evaluation, tracked
-from thriftnet.tracking.tracker import require
+from thriftnet.tracking.load import require
 from thriftnet.training.loop import fit
 from thriftnet.training.progress import Display, LiveDisplay
 from thriftnet.training.run_folder import Which

@@ -22,7 +22,8 @@ from thriftnet.models.build import build_on_meta
 from thriftnet.optim.schedules import Schedule
 from thriftnet.run import Run
 from thriftnet.storage import storage_error
-from thriftnet.tracking.tracker import TrackedRun, Tracker, load, require
+from thriftnet.tracking.load import load, require
+from thriftnet.tracking.tracker import TrackedRun, Tracker
 from thriftnet.training.loop import EVALUATED_SPLIT
 from thriftnet.training.progress import Display
 

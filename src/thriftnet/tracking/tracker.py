@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-from thriftnet.errors import MissingExtraError, UserError
-
-NAMES = ("wandb", "tensorboard")
-"""Each is also the name of the module that it needs and of the extra that installs it."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +42,3 @@ class Tracker(Protocol):
         """Final numbers and words, one for each name."""
 
     def close(self, failed: bool) -> None: ...
-
-
-def require(names: Iterable[str]) -> None:
-    """Raise UserError for an unknown tracker, MissingExtraError for one whose library is not installed."""
-    for name in names:
-        if name not in NAMES:
-            raise UserError(f"there is no tracker {name!r}; there are {' and '.join(NAMES)}")
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(f"tracking by {name} needs an extra; install it: pip install 'thriftnet[{name}]'")
-
-
-def load(name: str) -> Tracker:
-    """A tracker that is not open yet. Raises what `require` raises."""
-    require([name])
-    if name == "wandb":
-        from thriftnet.tracking.weights_and_biases import WeightsAndBiases
-
-        return WeightsAndBiases()
-    from thriftnet.tracking.tensorboard import TensorBoard
-
-    return TensorBoard()
