@@ -290,6 +290,15 @@ def test_mixing_and_progressive_stages_survive_the_round_trip(mix: str, write: A
     assert recipes.load(write(recipes.to_toml(recipe)), ["augment.mix=none"]).augment.mix is None
 
 
+def test_a_consistency_weight_survives_the_round_trip_and_counts_in_the_hash(write: Any) -> None:
+    ops = {"ops": [{"op": "augmix"}]}
+    plain = recipes.with_changes(recipes.load("liu-4x2"), {"augment": ops})
+    weighted = recipes.with_changes(plain, {"augment": {"consistency_weight": 12.0}})
+    assert recipes.load(write(recipes.to_toml(weighted), "liu-4x2")) == weighted
+    assert recipes.content_hash(weighted) != recipes.content_hash(plain)
+    assert recipes.load(write(recipes.to_toml(weighted)), ["augment.consistency_weight=none"]).augment == plain.augment
+
+
 @given(st.text(max_size=20).filter(lambda text: text != recipes.ABSENT))  # that word takes a value away
 def test_any_text_survives_the_round_trip(text: str) -> None:
     recipe = recipes.with_changes(recipes.load("liu-4x2"), {"expect": {"claim": text}})

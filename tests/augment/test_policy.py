@@ -204,3 +204,34 @@ def test_cuda_gives_the_same_images(geometry: str):
     there = augment(images.cuda(), draws(64))
     assert there.is_cuda
     torch.testing.assert_close(there.cpu(), here, atol=1e-5, rtol=0)
+
+
+# ---- copies for AugMix's loss
+
+MIXING = (CROP, {"op": "augmix"}, {"op": "cutout", "side_px": 8}, FLIP)
+
+
+def copies(count: int, *ops: dict[str, Any], which: slice = slice(None), epoch: int = 1) -> list[Tensor]:
+    """[image, first copy, second copy], float32 [n, C, H, W] each."""
+    indices = torch.arange(count)[which]
+    return list(policy(*ops).with_copies(noise(count)[which], Draws(0, epoch, indices)).chunk(3))
+
+
+def test_copies_differ_by_augmix_alone():
+    clean, first, second = copies(6, *MIXING)
+    without = (CROP, {"op": "rotation", "degrees": 0.0}, *MIXING[2:])  # draws are keyed by place in the list
+    assert torch.equal(clean, policy(*without)(noise(6), draws(6)))
+    assert torch.equal(first, policy(*MIXING)(noise(6), draws(6)))
+    assert not torch.equal(first, second)
+    assert not torch.equal(clean, first)
+    hidden = [(part == torch.tensor((0.5, 0.4, 0.3))[:, None, None]).all(1) for part in (clean, first, second)]
+    assert hidden[0].any()
+    assert all(torch.equal(hidden[0], other) for other in hidden[1:])
+
+
+def test_a_copy_depends_on_image_and_epoch_alone():
+    whole = copies(9, *MIXING)
+    for part in (slice(0, 4), slice(4, 9), slice(7, 8)):
+        assert all(torch.equal(a[part], b) for a, b in zip(whole, copies(9, *MIXING, which=part), strict=True))
+    assert not torch.equal(whole[2], copies(9, *MIXING, epoch=2)[2])
+    assert policy(*MIXING).with_copies(noise(0), draws(0)).shape == (0, 3, 32, 32)

@@ -96,12 +96,14 @@ def one_value_a_channel(processes: Processes, folder: Path) -> str:
 
 # ---- steps, in float64 so that a wrong weight of a part cannot hide in rounding
 
-STEPS: dict[str, tuple[PerturbationConfig | None, OptimizerConfig, float | None]] = {
-    "plain": (None, OptimizerConfig(name="sgd", lr=0.1), None),
+STEPS: dict[str, tuple[PerturbationConfig | None, OptimizerConfig, float | None, float | None]] = {
+    "plain": (None, OptimizerConfig(name="sgd", lr=0.1), None, None),
+    "with copies": (None, OptimizerConfig(name="sgd", lr=0.1), None, 12.0),
     "perturbed, clipped, averaged": (
         PerturbationConfig(epsilon=0.3, inner_steps=2, batchnorm="first_pass"),
         OptimizerConfig(name="adam", lr=0.01, clip_norm=0.5),
         0.9,
+        None,
     ),
 }
 BATCHES = (8, 7, 1, 3)  # uneven, and one that leaves rank 1 without an image
@@ -115,7 +117,11 @@ def steps(processes: Processes, folder: Path) -> dict[str, tuple[list[float], li
 
 
 def a_few_steps(
-    processes: Processes, perturbation: PerturbationConfig | None, config: OptimizerConfig, decay: float | None
+    processes: Processes,
+    perturbation: PerturbationConfig | None,
+    config: OptimizerConfig,
+    decay: float | None,
+    consistency_weight: float | None,
 ) -> tuple[list[float], list[int], list[Tensor]]:
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -134,14 +140,16 @@ def a_few_steps(
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         runtime=runtime,
         processes=processes,
+        consistency_weight=consistency_weight,
     )
     generator = torch.Generator().manual_seed(1)
     losses, correct = [], []
+    views = 1 if consistency_weight is None else 3
     for count in BATCHES:
-        images = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
+        images = torch.randn(views, count, 3, 8, 8, generator=generator, dtype=torch.float64)
         labels = torch.randint(0, 3, (count,), generator=generator)
         part = processes.shard(count)
-        loss, right = train_step(learner, images[part], labels[part], batch_images=count)
+        loss, right = train_step(learner, images[:, part].flatten(0, 1), labels[part], batch_images=count)
         losses.append(loss.item())
         correct.append(int(right))
     state = [*network.state_dict().values()]
@@ -162,6 +170,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "originals concatenated": {
         "augment": {"concatenate_originals": True},
         "training": {"batch_size": 60, "epochs": 1},
+    },
+    "copies that should agree": {
+        "augment": {"ops": [{"op": "augmix"}], "consistency_weight": 12.0},
+        "training": {"batch_size": 71, "epochs": 2},
     },
     "mixed": {"augment": {"mix": {"name": "ricap"}}, "training": {"batch_size": 71, "epochs": 2}},
     "stem frozen, slow weights, muon": {

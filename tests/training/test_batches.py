@@ -22,6 +22,12 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "alternating flip": {"augment": {"ops": [{"op": "alternating_flip"}]}},
     "originals and copies": {"augment": {"concatenate_originals": True}},
+    "copies beside the image": {
+        "augment": {
+            "ops": [{"op": "padded_crop"}, {"op": "augmix"}, {"op": "cutout", "side_px": 5}],
+            "consistency_weight": 2.0,
+        }
+    },
     "mixed and smaller": {
         "augment": {"mix": {"name": "cutmix"}},
         "training": {"progressive": [{"side_px": 8, "until": 0.8}]},
@@ -44,7 +50,7 @@ def test_a_batch_is_what_its_parts_say(sections: dict[str, Any], number: int) ->
         rows = entries % 72
         draws = Draws(seed, number, data.train_indices[rows])
         raw = data.train.images[rows]
-        images = policy(raw, draws)
+        images = policy(raw, draws) if recipe.augment.consistency_weight is None else policy.with_copies(raw, draws)
         if recipe.augment.concatenate_originals:
             images = torch.stack([images[i] if entries[i] >= 72 else as_float(raw[i]) for i in range(len(rows))])
         wanted: Tensor | Targets = data.train.labels[rows]

@@ -42,6 +42,7 @@ SOME = (
     "all together",
     "originals concatenated",
     "ricap on smaller images",
+    "augmix's consistency",
     "whitening, bias frozen before the stop",
     "stochastic depth",
 )

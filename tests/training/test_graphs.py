@@ -106,6 +106,7 @@ RECORDED = {
         "originals concatenated",
         "mixup until halfway",
         "ricap on smaller images",
+        "augmix's consistency",
         "whitening, bias frozen before the stop",
         "stochastic depth",
     )
@@ -155,6 +156,8 @@ AUGMENTED: dict[str, dict[str, Any]] = {
     "trivial augment, mixup": {"ops": [{"op": "trivial_augment"}], "mix": {"name": "mixup"}},
     "rand augment, cutmix": {"ops": [{"op": "rand_augment"}], "mix": {"name": "cutmix", "probability": 0.5}},
     "ricap": {"mix": {"name": "ricap"}},
+    "augmix": {"ops": [{"op": "augmix", "depth": 2}]},
+    "augmix with copies": {"ops": [{"op": "horizontal_flip"}, {"op": "augmix"}], "consistency_weight": 12.0},
 }
 
 

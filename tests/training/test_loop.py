@@ -114,6 +114,14 @@ RESUMABLE = {
         "augment": {"ops": [{"op": "alternating_flip"}, {"op": "trivial_augment"}], "mix": {"name": "ricap"}},
         "training": {"progressive": [{"side_px": 8, "until": 0.25}, {"side_px": 12, "until": 0.6}]},
     },
+    "augmix's consistency": {
+        "augment": {
+            "ops": [{"op": "horizontal_flip"}, {"op": "augmix"}, {"op": "cutout", "side_px": 4}],
+            "consistency_weight": 12.0,
+        },
+        "perturbation": {"name": "amp", "epsilon": 0.1},
+        "training": {"ema_decay": 0.9, "label_smoothing": 0.1, "progressive": [{"side_px": 12, "until": 0.5}]},
+    },
     "early stopping": {"training": {"epochs": 9, "early_stopping_epochs": 2}},
     "whitening, bias frozen before the stop": {"model": WHITENING | {"stem": WHITENING["stem"] | {"bias_epochs": 1}}},
     "whitening, bias frozen after the stop": {"model": WHITENING, "training": {"ema_decay": 0.9}},

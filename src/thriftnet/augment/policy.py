@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import torch
 from torch import Tensor
 
 from thriftnet import config
@@ -30,6 +31,9 @@ from thriftnet.augment.random_operations import AugMix, RandAugment, TrivialAugm
 from thriftnet.data.normalize import as_float
 from thriftnet.errors import RecipeError
 
+COPIES = 2
+"""Augmented copies that AugMix's loss compares with an image (arXiv 1912.02781, section 3)."""
+
 
 class Policy:
     """The operations of a recipe, applied in order. Build one with `build_policy`."""
@@ -48,6 +52,26 @@ class Policy:
         for operation in self._operations:
             images = operation.apply(images, draws)
         return as_float(images)
+
+    def with_copies(self, images: Tensor, draws: Draws) -> Tensor:
+        """float32 [3 N, C, H, W]: all N images with AugMix left out, then two copies of all with it, draws its own.
+
+        Every other operation has the same draws in all three, so that they differ by AugMix alone, and the first copy
+        is what the policy itself makes (arXiv 1912.02781, section 3). Raises as the policy does.
+        """
+        place = next(place for place, operation in enumerate(self._operations) if isinstance(operation, AugMix))
+        before, after = self._operations[:place], self._operations[place:]
+        shared = images
+        if len(images):
+            draws = draws.to(images.device)
+            for operation in before:
+                shared = operation.apply(shared, draws)
+        clean = Policy([operation for operation in after if not isinstance(operation, AugMix)])
+        copies = [
+            Policy([operation.copy(number) if isinstance(operation, AugMix) else operation for operation in after])
+            for number in range(COPIES)
+        ]
+        return torch.cat([policy(shared, draws) for policy in (clean, *copies)])
 
 
 def build_policy(augment: config.AugmentConfig, mean: tuple[float, ...]) -> Policy:

@@ -11,7 +11,8 @@ the images drawn for it are taken over; on the CPU it runs on those images alone
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -104,6 +105,10 @@ class AugMix:
     settings: config.AugMix
     stream: str
 
+    def copy(self, number: int) -> AugMix:
+        """The operation with draws of its own for another copy of an image; number 0 has those of the operation."""
+        return replace(self, stream=f"{self.stream}.copy{number}") if number else self
+
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """float32 [N, C, H, W] in [0, 1]: (1 - m) x + m (w_1 chain_1(x) + w_2 chain_2(x) + ...).
 
@@ -117,8 +122,7 @@ class AugMix:
         mixed = torch.zeros_like(images, dtype=torch.float32)
         for chain in range(settings.chains):
             stream = f"{self.stream}.{chain}"
-            own = torch.tensor([_NUMBER[name] for name in _AUGMIX], device=images.device)
-            chosen = own[draws.integers(f"{stream}.operation", len(_AUGMIX), settings.depth)]
+            chosen = _augmix_numbers(images.device)[draws.integers(f"{stream}.operation", len(_AUGMIX), settings.depth)]
             sign = 2 * draws.integers(f"{stream}.sign", 2, settings.depth) - 1
             strength = draws.uniform(f"{stream}.magnitude", settings.depth)
             strength = (0.1 + (settings.severity - 0.1) * strength) / 10
@@ -130,6 +134,12 @@ class AugMix:
             mixed.add_(as_float(changed) * shares[:, chain, None, None, None])
         share = draws.uniform(f"{self.stream}.mix")[:, :, None, None]
         return torch.lerp(as_float(images), mixed, share).clamp_(0, 1)  # the shares add up to 1 but for rounding
+
+
+@cache
+def _augmix_numbers(device: torch.device) -> Tensor:
+    """int64 [9], made once: a CUDA graph cannot record a copy from the host."""
+    return torch.tensor([_NUMBER[name] for name in _AUGMIX], device=device)
 
 
 def augmix_space(width: int) -> Space:

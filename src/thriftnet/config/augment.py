@@ -150,7 +150,7 @@ class RandAugment(Section):
 
 
 class AugMix(Section):
-    """Mix the image with chains of random operations of itself (arXiv 1912.02781), without the paper's JSD loss."""
+    """Mix the image with chains of random operations of itself (arXiv 1912.02781); see `consistency_weight`."""
 
     op: Literal["augmix"]
     severity: Annotated[float, Field(gt=0.0, le=10.0)] = 3.0
@@ -211,6 +211,16 @@ class AugmentConfig(Section):
     """An epoch shows every image twice, as it is and augmented; the number of steps doubles."""
     mix: MixConfig | None = None
     """Mixing of images and labels within a batch, after the operations; absent: none."""
+    consistency_weight: Positive | None = None
+    """Of AugMix's Jensen-Shannon divergence between an image without `augmix` and two copies with it, added to the loss
+    (12 in arXiv 1912.02781); absent: `augmix` is an operation as the others."""
 
     def inapplicable(self) -> dict[str, str]:
-        return {"mix": "concatenate_originals = false"} if self.concatenate_originals else {}
+        elsewhere = {"mix": "concatenate_originals = false"} if self.concatenate_originals else {}
+        if not any(isinstance(op, AugMix) for op in self.ops):
+            elsewhere["consistency_weight"] = "ops with { op = 'augmix' }"
+        elif self.concatenate_originals:
+            elsewhere["consistency_weight"] = "concatenate_originals = false"
+        elif self.mix is not None:
+            elsewhere["consistency_weight"] = "augment without mix"
+        return elsewhere

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thriftnet.augment.draws import Draws, EpochKey, epoch_key
 from thriftnet.augment.mixing import PARTNERS, Targets, mix_rows, mixes_in, partners
-from thriftnet.augment.policy import build_policy
+from thriftnet.augment.policy import COPIES, build_policy
 from thriftnet.augment.resizing import resize, training_side
 from thriftnet.config import RecipeConfig
 from thriftnet.data.batches import epoch_order, steps_per_epoch
@@ -91,6 +91,8 @@ class Batches:
         # Draws are keyed by the place in the whole training split, so that another subset changes no image.
         self._keys = data.train_indices.to(self.home)
         self.shown = len(data.train) * (2 if recipe.augment.concatenate_originals else 1)
+        self.views = 1 if recipe.augment.consistency_weight is None else 1 + COPIES
+        """How often a step shows each of its images."""
         training = recipe.training
         self.steps_per_epoch = steps_per_epoch(self.shown, training.batch_size, training.drop_last)
 
@@ -104,7 +106,8 @@ class Batches:
     def batch(self, epoch: EpochOfBatches, step: int) -> tuple[Tensor, Tensor | Targets]:
         """Normalised images float32 [N, C, H, W] and labels int64 [N], of mixed images `Targets`, of a step from 0.
 
-        With several processes N is this one's share of the batch.
+        With `augment.consistency_weight` there are 3 N images, the copies behind (`Policy.with_copies`). With several
+        processes N is this one's share of the batch.
         """
         return self.make(self.side_px(epoch.number), self.raw(epoch, step))
 
@@ -142,7 +145,7 @@ class Batches:
     def make(self, side_px: int | None, raw: Raw) -> tuple[Tensor, Tensor | Targets]:
         """What `batch` returns, of images that are resized to `side_px`; a function of the tensors in `raw`."""
         draws = Draws(self.recipe.training.seed, EpochKey(raw.epoch, raw.epoch_is_even), raw.keys)
-        images = self.policy(raw.images, draws)
+        images = (self.policy if self.views == 1 else self.policy.with_copies)(raw.images, draws)
         if raw.copies is not None:
             # Augmenting all costs little; picking some would make a GPU wait for their number.
             images = torch.where(raw.copies[:, None, None, None], images, as_float(raw.images))

@@ -221,6 +221,7 @@ class _Run:
             runtime=runtime,
             lookahead=lookahead,
             processes=processes,
+            consistency_weight=recipe.augment.consistency_weight,
             guard=Guard(runtime.device, deferred=runtime.device.type == "cuda"),
             graphs=self._graphs(runtime),
         )
@@ -249,7 +250,8 @@ class _Run:
         side, training = self.data.train.images.shape[2], self.recipe.training
         channels, classes = self.data.train.images.shape[1], len(self.data.class_names)
         network = build_on_meta(self.recipe.model, channels, classes)
-        return 6.0 * summarize(network, (channels, side, side)).macs * self.batches.shown * training.epochs
+        seen = self.batches.shown * self.batches.views * training.epochs
+        return 6.0 * summarize(network, (channels, side, side)).macs * seen
 
     def _compiled(self, runtime: runtimes.Runtime) -> tuple[runtimes.Runtime, nn.Module, float]:
         """(the runtime with what was found out, the network to train, the seconds it took)."""
@@ -259,7 +261,7 @@ class _Run:
         images = self.data.train.images
         side = self.batches.side_px(1) or images.shape[2]
         count = self.processes.shard(min(training.batch_size, self.batches.shown))
-        shape = (count.stop - count.start, images.shape[1], side, side)
+        shape = ((count.stop - count.start) * self.batches.views, images.shape[1], side, side)
         required = self.recipe.runtime.compile == "yes"
         network, line = compiled(self.network, runtime, shape, required)
         runtime = replace(runtime, compile=network is not None, reasons=(*runtime.reasons, line))

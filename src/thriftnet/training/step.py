@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thriftnet.augment.mixing import Targets
+from thriftnet.augment.policy import COPIES
 from thriftnet.config import OptimizerConfig, PerturbationConfig
 from thriftnet.distributed.processes import ALONE, Processes
 from thriftnet.errors import NonFiniteLossError
@@ -24,6 +25,7 @@ from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import adversarial_gradient
 from thriftnet.optim.undo import Kept
 from thriftnet.runtime import Runtime
+from thriftnet.training.consistency import jensen_shannon
 from thriftnet.training.graphs import Graphs
 from thriftnet.training.guard import Guard
 
@@ -43,6 +45,8 @@ class Learner:
     lookahead: Lookahead | None = None
     processes: Processes = ALONE
     guard: Guard = field(default_factory=Guard)
+    consistency_weight: float | None = None
+    """Of AugMix's loss (training.consistency); each image then comes with copies."""
     graphs: Graphs | None = None
     """Where the gradient of a full batch is recorded; None: every step is launched operation by operation."""
 
@@ -76,16 +80,18 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """One update on normalised `images` (float32 [N, C, H, W]) and `labels` (int64 [N], of mixed images `Targets`).
 
+    With a `consistency_weight` the images are [3 N, C, H, W], copies of all behind all, and one pass sees them.
     `perturbed` is false in the steps before the learner's perturbation begins. With several processes images and labels
     are this one's part of a batch of `batch_images`; update and results are the batch's.
     Returns (mean loss, correct predictions) as 0-d tensors on the device, both before the update; of a mixed image the
-    loss is the weighted sum over its labels, and correct is the label with the greatest weight.
+    loss is the weighted sum over its labels, and correct is the label with the greatest weight. Copies count only in
+    the loss, by how much their predictions differ.
 
     Where the loss or its gradient is NaN or infinite, weights, running statistics, and the state of optimiser,
     Lookahead and average stay as they were. NonFiniteLossError is raised then, by a deferred guard when it is checked.
     """
     guard, scaler, optimizer = learner.guard, learner.scaler, learner.optimizer
-    count = batch_images or len(images)
+    count = batch_images or _count(labels)
     scale = scaler.scale(torch.ones((), device=images.device)) if scaler.is_enabled() else None
     results: list[tuple[Tensor, Tensor]] = []
 
@@ -136,10 +142,15 @@ def _gradient(learner: Learner, images: Tensor, labels: Tensor | Targets, batch_
         learner.optimizer.zero_grad(set_to_none=True)
         targets = Targets(*labels) if len(labels) == 2 else labels[0]
         with learner.runtime.autocast():
-            outputs = learner.network(images)
+            outputs, divergence = learner.network(images), None
+        if learner.consistency_weight is not None:
+            of_copies = outputs.float().unflatten(0, (1 + COPIES, _count(targets)))
+            outputs, divergence = of_copies[0], learner.consistency_weight * jensen_shannon(of_copies)
         # The weighted sum of cross-entropies is the cross-entropy with the weighted sum of the labels.
         wanted = targets.probabilities(outputs.shape[1]) if isinstance(targets, Targets) else targets
         loss = F.cross_entropy(outputs.float(), wanted, label_smoothing=learner.label_smoothing)
+        if divergence is not None:
+            loss = loss + divergence
         objective = learner.processes.objective(loss, outputs, batch_images)
         learner.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         counted = targets.heaviest() if isinstance(targets, Targets) else targets
@@ -149,7 +160,7 @@ def _gradient(learner: Learner, images: Tensor, labels: Tensor | Targets, batch_
         return [loss, correct, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
 
     flat = (labels.labels, labels.weights) if isinstance(labels, Targets) else (labels,)
-    if learner.graphs is None or len(images) != learner.graphs.batch_images:
+    if learner.graphs is None or len(flat[0]) != learner.graphs.batch_images:
         loss, correct, *_ = compute(images, *flat)
         return loss, correct
     key = ("gradient", images.shape, len(flat), _statistics_follow(learner.network))
@@ -158,6 +169,11 @@ def _gradient(learner: Learner, images: Tensor, labels: Tensor | Targets, batch_
     for parameter, gradient in zip(trained, gradients, strict=True):
         parameter.grad = gradient
     return loss.clone(), correct.clone()  # another pass of a perturbation overwrites them
+
+
+def _count(labels: Tensor | Targets) -> int:
+    """Images without their copies."""
+    return len(labels.labels if isinstance(labels, Targets) else labels)
 
 
 def _statistics_follow(network: nn.Module) -> bool:
