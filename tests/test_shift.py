@@ -17,11 +17,11 @@ from thriftnet import api, shift
 from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, corrupt
 from thriftnet.predictor import Predictor, mean_of_runs, read_temperature
-from thriftnet.reporting.page import render_page
+from thriftnet.reporting.page import Page, render_page
 from thriftnet.reporting.shift_figures import foretold_data, heat_map_data, severity_curves_data
-from thriftnet.reporting.shift_page import shift_page
+from thriftnet.reporting.shift_page import run_section, shift_page
 from thriftnet.run import load_run
-from thriftnet.shift import measure_shift
+from thriftnet.shift import ShiftMeasurement, measure_shift
 from thriftnet.training.run_folder import RunFolder
 
 COLOURLESS = [name for name in CORRUPTIONS if name != "saturate"]
@@ -173,6 +173,96 @@ class TestFiguresAndPage:
         text = render_page(shift_page(measured))
         assert "12 of 90, stratified" in text
         assert "--shift-images 12" in text
+
+
+def report_of(path: Path) -> str:
+    outcome = thriftnet("report", path)
+    assert outcome.status == 0, outcome.stderr
+    return Path(outcome.last_line).read_text("utf-8")
+
+
+class TestRunPage:
+    def test_a_run_without_a_measurement_has_no_such_section(self, trained: Trained) -> None:
+        text = report_of(trained.path)
+        assert "Shifted data" not in text
+        assert "--shift" not in text
+
+    def test_it_says_what_was_measured_and_what_would_have_foretold_it(self, trained: Trained, few: None) -> None:
+        assert thriftnet("evaluate", trained.path, "--shift").status == 0
+        measured = measure_shift(load_run(trained.path))
+        text = report_of(trained.path)
+        assert "Shifted data</h2>" in text
+        assert f"{measured.clean.accuracy:.2%} on clean images to {measured.mean('accuracy'):.2%} on shifted" in text
+        assert "saturate is left out: it needs colour" in text
+        assert "Frost is drawn" in text
+        assert 'aria-label="Accuracy by corruption and severity"' in text
+        assert 'aria-label="Estimated against measured accuracy"' in text
+        for name in ("average_confidence", "difference_of_confidences", "thresholded_confidence"):
+            foretold = float(np.mean([c.estimated[name] for c in measured.conditions]))
+            cells = [f"{foretold:.2%}", f"{measured.mean('accuracy'):.2%}", f"{measured.estimate_error(name):.2%}"]
+            assert all(f">{cell}<" in text for cell in cells)
+        assert f"thriftnet evaluate {trained.path} --shift --split test" in text
+        assert "What raises it again" not in text
+
+    def test_remedies_stand_beside_it_once_they_are_measured(self, trained: Trained, few: None) -> None:
+        assert thriftnet("remedies", trained.path, "--shift-images", 30).status == 0
+        rows = json.loads((trained.path / "remedies-test.json").read_text())["remedies"]
+        text = report_of(trained.path)
+        assert "What raises it again" in text
+        assert "On 30 of 90, stratified test images" in text
+        for row in rows:
+            gained = 100 * (row["shifted_accuracy"] - rows[0]["shifted_accuracy"])
+            assert f">{row['name']}<" in text
+            assert f">{gained:+.2f}<".replace("-", "\N{MINUS SIGN}") in text
+        assert "averaging is left out" in text
+
+    def test_the_test_split_and_then_the_most_images_are_shown(self, trained: Trained, few: None) -> None:
+        run = load_run(trained.path)
+        for split, images, adapt in (("validation", None, 0), ("test", 12, 0), ("test", 30, 0), ("test", 45, 1)):
+            measure_shift(run, split, images=images, adapt_batchnorm=bool(adapt))
+            found = shift.stored_shift(run)
+            assert found is not None
+            assert (found.stored.context["split"], found.stored.context["how"]) == (split, "")
+        assert found.path.name == "shift-test-30-images.json"  # the adapted one is not of the run as it is
+        measure_shift(run)
+        found = shift.stored_shift(run)
+        assert found is not None
+        assert found.path.name == "shift-test.json"
+
+    def test_one_of_other_weights_or_unfinished_is_not_shown(self, trained: Trained, few: None) -> None:
+        run, folder = load_run(trained.path), RunFolder(trained.path)
+        shift.measure_remedies(run, images=30)
+        assert shift.stored_remedies(run) is not None
+        whole = folder.read_json("shift-test-30-images.json")
+        folder.write_json("shift-test-30-images.json", whole | {"complete": False})
+        assert shift.stored_shift(run) is None
+        folder.write_json("shift-test-30-images.json", whole)
+        last = run.network("last")
+        folder.write_weights("selected", {name: tensor + 1 for name, tensor in last.state_dict().items()}, 1)
+        assert shift.stored_shift(run) is None
+        assert shift.stored_remedies(run) is None
+        assert "Shifted data" not in report_of(trained.path)
+
+    @pytest.mark.parametrize(
+        ("name", "again"),
+        [("shift-test", "evaluate {} --shift --split test"), ("remedies-test", "remedies {} --split test")],
+    )
+    def test_a_damaged_file_is_named_with_the_command_that_mends_it(
+        self, trained: Trained, name: str, again: str
+    ) -> None:
+        RunFolder(trained.path).write_json(f"{name}.json", {"context": {}})
+        outcome = thriftnet("report", trained.path)
+        path = trained.path / f"{name}.json"
+        expected = f"{path} is damaged; measure again: thriftnet {again.format(trained.path)}"
+        assert (outcome.status, outcome.error) == (2, f"thriftnet: {expected}")
+
+    def test_a_test_selected_runs_fall_is_labelled(self, trained: Trained, few: None) -> None:
+        measured = measure_shift(load_run(trained.path))
+        context = measured.stored.context | {"test_selected": True}
+        labelled = ShiftMeasurement(measured.path, measured.stored.model_copy(update={"context": context}))
+        section = run_section(labelled, None, None, None)
+        assert section.badge == "test-selected"
+        assert "Test accuracy (test-selected) falls" in render_page(Page("a test", "title", "", [section]))
 
 
 class TestTemperature:

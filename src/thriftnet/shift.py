@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import torch
@@ -15,18 +17,19 @@ from torch import Tensor
 
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.splits import stratified_subset
-from thriftnet.errors import DataError, UserError
+from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.accuracy_estimates import NAMES, AccuracyEstimator, fit_estimator
 from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, EXTRA, SEVERITIES, corrupt, unsuitable
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.inference import Split, as_runs, labelled_split, open_fitting, open_test
-from thriftnet.predictor import TEMPERATURE_FILE, Predictor
+from thriftnet.predictor import TEMPERATURE_FILE, Predictor, weights_hash
 from thriftnet.run import Run
 from thriftnet.training.run_folder import Which
 
 SUBSET_SEED = 0
 Say = Callable[[str], None]
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 
 class Condition(pydantic.BaseModel):
@@ -94,6 +97,10 @@ class ShiftMeasurement:
         """Mean absolute difference of one estimate and the measured accuracy, over all conditions."""
         return fmean(abs(c.estimated[name] - c.compared_accuracy) for c in self.conditions)
 
+    def estimated(self, name: str) -> float:
+        """What one estimate foretold, mean over the benchmark; held against `mean("compared_accuracy")`."""
+        return fmean(c.estimated[name] for c in self._of(BENCHMARK, SEVERITIES))
+
     def _of(self, corruptions: Iterable[str], severities: Iterable[int]) -> list[Condition]:
         names, levels = set(corruptions), set(severities)
         return [c for c in self.conditions if c.corruption in names and c.severity in levels]
@@ -133,6 +140,38 @@ class ShiftMeasurement:
         errors = ", ".join(f"{text} {self.estimate_error(name):.2%}" for name, text in NAMES.items())
         lines.append(f"accuracy estimated without labels, mean error: {errors}; fitted on {context['estimates_from']}")
         return "\n".join(lines)
+
+
+def stored_shift(run: Run) -> ShiftMeasurement | None:
+    """What the run folder holds of the run alone as it is now: test before validation, then the most images.
+
+    One that was interrupted, or of weights that have changed since, is left out. Raises RunFolderError for a damaged
+    file.
+    """
+    found = []
+    for path in run.path.glob("shift-*.json"):
+        if named := re.fullmatch(r"shift-(test|validation)(?:-(\d+)-images)?\.json", path.name):
+            split, images = named.groups()
+            found.append((split, -math.inf if images is None else -int(images), path))
+    for split, _, path in sorted(found):
+        again = f"thriftnet evaluate {run.path} --shift --split {split}"
+        stored = _read(run, path.name, Stored, again)
+        if stored.complete and _is_of_these_weights(run, stored.context):
+            return ShiftMeasurement(path, stored)
+    return None
+
+
+def _read(run: Run, name: str, kind: type[M], again: str) -> M:
+    try:
+        return kind.model_validate(run.folder.read_json(name))
+    except pydantic.ValidationError:
+        raise RunFolderError(f"{run.path / name} is damaged; measure again: {again}") from None
+
+
+def _is_of_these_weights(run: Run, context: dict[str, Any]) -> bool:
+    """Whether the first run's weights, which may be all that is left of it, are those that were measured."""
+    which: Which = context["weights"]
+    return not run.folder.has(f"{which}.safetensors") or context["runs"][0]["weights_hash"] == weights_hash(run, which)
 
 
 def _subset(context: dict[str, Any]) -> str:
@@ -345,6 +384,40 @@ class Remedies:
                 f"{row.measurement.mean('loss'):>9.4f}{row.measurement.mean('calibration_error'):>14.2%}"
             )
         return "\n".join([*lines, *self.notes])
+
+
+class StoredRemedy(pydantic.BaseModel):
+    """One row of remedies-<split>.json; accuracies are fractions, shifted: the mean of the benchmark's corruptions."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    name: str
+    clean_accuracy: float
+    shifted_accuracy: float
+    shifted_loss: float
+    shifted_calibration_error: float
+
+
+class StoredRemedies(pydantic.BaseModel):
+    """remedies-<split>.json; the first row is the first run as it is."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    context: dict[str, Any]
+    remedies: tuple[StoredRemedy, ...] = pydantic.Field(min_length=1)
+    notes: tuple[str, ...]
+
+
+def stored_remedies(run: Run) -> StoredRemedies | None:
+    """What the run folder holds of the run as it is now, test before validation. Raises RunFolderError for a damaged
+    file."""
+    for split in ("test", "validation"):
+        name = f"remedies-{split}.json"
+        if run.folder.has(name):
+            stored = _read(run, name, StoredRemedies, f"thriftnet remedies {run.path} --split {split}")
+            if _is_of_these_weights(run, stored.context):
+                return stored
+    return None
 
 
 def measure_remedies(

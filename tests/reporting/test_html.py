@@ -14,6 +14,8 @@ from torch import nn
 
 from tests.reporting import hostile
 from thriftnet.errors import StorageError
+from thriftnet.evaluation.accuracy_estimates import NAMES
+from thriftnet.evaluation.corruptions import BENCHMARK, SEVERITIES
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.models.summary import summarize
 from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
@@ -26,6 +28,8 @@ from thriftnet.reporting.image_figures import (
     draw_mistakes,
     mistakes_data,
 )
+from thriftnet.reporting.shift_figures import draw_foretold, draw_heat_map, foretold_data, heat_map_data
+from thriftnet.shift import Condition, ShiftMeasurement, Stored, StoredRemedies, StoredRemedy
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -96,6 +100,24 @@ def evaluation(names: tuple[str, str] = ("cat", "dog")) -> Any:
     return evaluate_logits(logits, torch.tensor([0, 0, 1, 1]), names)
 
 
+def shift_measurement(text: str) -> ShiftMeasurement:
+    """As it is stored, with `text` wherever text comes from outside."""
+    values: dict[str, Any] = {"loss": 1.0, "calibration_error": 0.1, "estimated": dict.fromkeys(NAMES, 0.6)}
+    conditions = [
+        Condition(corruption=name, severity=level, accuracy=0.9 - level / 10, compared_accuracy=0.8, **values)
+        for name in BENCHMARK
+        for level in SEVERITIES
+    ]
+    context = {
+        "split": "test", "test_selected": False, "images": 50, "split_images": 100, "how": text, "tta": "none",
+        "weights": "last", "temperatures": None, "adapt_batchnorm": False, "device": text, "precision": text,
+        "estimates_from": text, "data": {"location": text}, "runs": [{"recipe": text, "seed": 1, "path": text}],
+    }  # fmt: skip
+    clean = Condition(corruption="clean", severity=0, accuracy=0.9, compared_accuracy=0.9, **values)
+    stored = Stored(context=context, complete=True, clean=clean, conditions=conditions, left_out={"saturate": text})
+    return ShiftMeasurement(Path("shift-test.json"), stored)
+
+
 def full_report(names: tuple[str, ...], text: str, drawn: bool = True) -> RunReport:
     """Every part of the page, with `text` wherever text comes from outside; drawing takes a second."""
     count = len(names)
@@ -119,6 +141,12 @@ def full_report(names: tuple[str, ...], text: str, drawn: bool = True) -> RunRep
         claim=Claim(91.47, text, text),
         evaluation=measured,
         confused=confused_images_data(pixels, logits, labels),
+        shift=shift_measurement(text),
+        remedies=StoredRemedies(
+            context=shift_measurement(text).stored.context,
+            remedies=(StoredRemedy(**dict.fromkeys(StoredRemedy.model_fields, 0.5) | {"name": text}),),
+            notes=(text,),
+        ),
         layers=summarize(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8)),
         figures=RunFigures()
         if not drawn
@@ -130,6 +158,8 @@ def full_report(names: tuple[str, ...], text: str, drawn: bool = True) -> RunRep
             confusion=draw_confusion(confusion_data(measured)),
             distribution=draw_distribution(distribution_data(names, counts, counts)),
             mistakes=draw_mistakes(mistakes_data(pixels, logits, labels, names)),
+            shift=draw_heat_map(heat_map_data(shift_measurement(text))),
+            foretold=draw_foretold(foretold_data(shift_measurement(text))),
         ),
     )
 
@@ -137,7 +167,7 @@ def full_report(names: tuple[str, ...], text: str, drawn: bool = True) -> RunRep
 def test_a_full_page_is_well_formed_and_asks_nothing_of_the_network() -> None:
     page_source = render_report(full_report((EVIL, "dog & <b>bone</b>"), EVIL))
     page = Page(page_source)
-    assert page.tags.count("svg") == 6  # a matrix of two classes is a table, not a figure
+    assert page.tags.count("svg") == 8  # a matrix of two classes is a table, not a figure
     assert page.tags.count("script") == 1
     assert "b" not in page.tags
     assert EVIL in page.text

@@ -97,7 +97,7 @@ def table_page(rows: list[list[object]], columns: tuple[str, ...] = ("name", "va
 def test_a_report_opens_from_the_disk_and_asks_for_nothing_else(show: Show, report: str) -> None:
     page = show(report)
     assert page.tab.title() == "some text, seed 7 · thriftnet"
-    assert page.tab.locator("svg").count() == 6
+    assert page.tab.locator("svg").count() == 8
     page.assert_quiet()
 
 

@@ -26,6 +26,8 @@ from thriftnet.reporting.page import (
     Text,
     render_page,
 )
+from thriftnet.reporting.shift_page import run_section
+from thriftnet.shift import ShiftMeasurement, StoredRemedies
 from thriftnet.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ class RunFigures:
     """Of more classes than a matrix of numbers can show."""
     distribution: Figure | None = None
     mistakes: Figure | None = None
+    shift: Figure | None = None
+    """Accuracy by corruption and severity."""
+    foretold: Figure | None = None
+    """Accuracy estimated without labels, against measured."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class RunReport:
     tta: str = "none"
     confused: ConfusedImages | None = None
     """What the cells of the confusion matrix open."""
+    shift: ShiftMeasurement | None = None
+    remedies: StoredRemedies | None = None
     layers: Summary | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     figures: RunFigures = RunFigures()
@@ -151,6 +159,8 @@ def run_page(run: RunReport) -> Page:
                 "Most confident mistakes", [Drawing(run.figures.mistakes, caption, alt="The most confident mistakes")]
             )
         )
+    if run.shift is not None:
+        sections.append(run_section(run.shift, run.remedies, run.figures.shift, run.figures.foretold))
     if run.layers is not None:
         sections.append(_network_section(run.layers))
     sections.append(Section("Resolved recipe", [Code(run.recipe_text)]))

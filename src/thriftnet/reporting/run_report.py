@@ -41,7 +41,9 @@ from thriftnet.reporting.image_figures import (
     draw_mistakes,
     mistakes_data,
 )
+from thriftnet.reporting.shift_figures import draw_foretold, draw_heat_map, foretold_data, heat_map_data
 from thriftnet.run import Run
+from thriftnet.shift import stored_remedies, stored_shift
 from thriftnet.training.batches import resize_and_mix
 from thriftnet.training.loop import EVALUATED_SPLIT
 
@@ -96,6 +98,7 @@ def gather(run: Run) -> RunReport:
     batch = _read_arrays(run, "augmented-batch", AugmentedBatchData)
     mistakes = _read_arrays(run, f"mistakes-{suffix}", MistakesData) if evaluation is not None else None
     confused = _read_arrays(run, f"confusion-{suffix}", ConfusedImages) if evaluation is not None else None
+    shift, remedies = stored_shift(run), stored_remedies(run)
     many_classes = len(run.data.class_names) > GRID_CLASSES
     network = build_on_meta(recipe.model, run.data.channels, len(run.data.class_names))
     return RunReport(
@@ -129,6 +132,8 @@ def gather(run: Run) -> RunReport:
         evaluation=evaluation,
         evaluated_split=suffix,
         confused=confused,
+        shift=shift,
+        remedies=remedies,
         layers=summarize(network, (run.data.channels, run.data.image_side, run.data.image_side)),
         environment={key.replace("_", " "): _in_words(value) for key, value in environment.items()},
         figures=RunFigures(
@@ -139,6 +144,8 @@ def gather(run: Run) -> RunReport:
             confusion=draw_confusion(confusion_data(evaluation)) if evaluation is not None and many_classes else None,
             distribution=draw_distribution(_distribution(evaluation)) if evaluation is not None else None,
             mistakes=draw_mistakes(mistakes) if mistakes is not None else None,
+            shift=draw_heat_map(heat_map_data(shift)) if shift is not None else None,
+            foretold=draw_foretold(foretold_data(shift)) if shift is not None else None,
         ),
     )
 
