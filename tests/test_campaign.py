@@ -28,6 +28,8 @@ def test_missing_run_is_trained_and_drawn(tmp_path: Path) -> None:
     run = train_missing(tiny_recipe(), TinySource(), tmp_path / "run")
     assert is_finished(run)
     assert (tmp_path / "run" / "figures" / "curves.svg").is_file()
+    train_missing(tiny_recipe(), TinySource(), tmp_path / "undrawn", figures=False)
+    assert not (tmp_path / "undrawn" / "figures").exists()
 
 
 def test_finished_run_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -456,6 +456,7 @@ def study_run(
     workers: int | None = None,
     address: str | None = None,
     storage: str | None = None,
+    track: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> StudyFacts:
     """Run a study, or go on with it, and return what it found; `thriftnet study run`.
@@ -463,8 +464,8 @@ def study_run(
     `study` is a packaged name or a TOML file, `out` its folder, by default `studies/<name>`. `overrides` change the
     base recipe, and fix a key that is searched; `scale` and `width` make it shorter and narrower, labelled so.
     `workers` (2 unless given) belong to the engines `processes` and `ray`, `address` to `ray`. `storage`: any Optuna
-    storage by URL instead of the journal in the folder. `say` gets a line a trial. Raises StudyError, RecipeError,
-    Interrupted after a signal (the same call goes on), MissingExtraError.
+    storage by URL instead of the journal in the folder. `track`: trackers that are told of each trial. `say` gets a
+    line a trial. Raises StudyError, RecipeError, Interrupted after a signal (the same call goes on), MissingExtraError.
     """
     from thriftnet.tuning import run as tuning
     from thriftnet.tuning.config import load
@@ -475,7 +476,9 @@ def study_run(
     tuning.check_engine(engine, workers, address)
     source = open_source(data, resolved.base.data.image_side)
     folder = Path(out) if out is not None else Path("studies") / resolved.config.name
-    return tuning.run_study(folder, resolved, source, engine, workers, address, storage, say or (lambda line: None))
+    return tuning.run_study(
+        folder, resolved, source, engine, workers, address, storage, say or (lambda line: None), track=track
+    )
 
 
 def study_show(folder: Path | str, *, storage: str | None = None, html: Path | str | None = None) -> StudyFacts:

@@ -21,8 +21,12 @@ from thriftnet.training.progress import Display, SilentDisplay
 FINISHED = ("completed", "stopped early")
 
 
-def train_missing(recipe: RecipeConfig, source: Source, path: Path, display: Display | None = None) -> Run:
+def train_missing(
+    recipe: RecipeConfig, source: Source, path: Path, display: Display | None = None, figures: bool = True
+) -> Run:
     """The finished run of `recipe` on `source` in the folder `path`, trained only as far as it is not there yet.
+
+    `figures`: whether to draw those of a training; of those its page would then lack the augmented batch alone.
 
     Raises RunFolderError where `path` holds a run of another recipe or other data, and what `training.loop.fit` raises.
     """
@@ -34,7 +38,8 @@ def train_missing(recipe: RecipeConfig, source: Source, path: Path, display: Dis
             return run
     data = fit(recipe, source, run.folder, display or SilentDisplay(), resume=begun)
     run = Run(path)
-    draw_training_figures(run, data)
+    if figures:
+        draw_training_figures(run, data)
     return run
 
 

@@ -67,6 +67,12 @@ ScaleOption = Annotated[float, typer.Option(help="Train this share of the recipe
 WidthOption = Annotated[
     float, typer.Option(help="Build this share of every width (a reduced twin of the network); every number says so.")
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", help="Also tell wandb (Weights & Biases) or tensorboard, an extra each; give it twice for both."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -94,10 +100,7 @@ def train(
     ] = "paper",
     scale: ScaleOption = 1.0,
     width: WidthOption = 1.0,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(help="Also tell wandb (Weights & Biases) or tensorboard, an extra each; give it twice for both."),
-    ] = None,
+    track: TrackOption = None,
 ) -> None:
     """Train a recipe into a new run folder, or go on with one; the last line printed is the run folder."""
     from thriftnet import api
@@ -492,6 +495,7 @@ def study_run(
         str | None, typer.Option(help="ray: HOST:PORT of the cluster, auto, or local for one made here.")
     ] = None,
     storage: StorageOption = None,
+    track: TrackOption = None,
 ) -> None:
     """Run a study, or go on with it; the last line printed is its folder."""
     from thriftnet import api
@@ -509,6 +513,7 @@ def study_run(
         workers=workers,
         address=address,
         storage=storage,
+        track=track or (),
         say=lambda line: typer.echo(line, err=True),
     )
     typer.echo(study_text(facts))

@@ -119,25 +119,26 @@ def measure(
     run: Run | Sequence[Run],
     split: Split = "test",
     *,
-    data: str | None = None,
+    data: str | Source | None = None,
     tta: Averaging = "none",
     weights: Which = "selected",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
 ) -> Measurement:
-    """Measure a run on a split of its data (or of `data`, where it has moved) and write `evaluation-<split>.json`.
+    """Measure a run on a split of its data and write `evaluation-<split>.json`.
 
-    What the network said of each image goes into a safetensors file of the same name; see `evaluation.per_image`. Of
-    several runs the mean of the class probabilities is measured, and written into the first one's folder. Opening the
-    test split is logged in each. Raises DataError for data that does not fit the runs, RunFolderError for one that is
-    damaged or being trained, Interrupted after a signal.
+    `data`: where the data has moved to, or the data itself, already open. What the network said of each image goes into
+    a safetensors file of the same name; see `evaluation.per_image`. Of several runs the mean of the class probabilities
+    is measured, and written into the first one's folder. Opening the test split is logged in each. Raises DataError for
+    data that does not fit the runs, RunFolderError for one that is damaged or being trained, Interrupted after a
+    signal.
     """
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
     with predictor.runs[0].folder.only_writer():
         return _measure(predictor, split, data)
 
 
-def _measure(predictor: Predictor, split: Split, data: str | None) -> Measurement:
+def _measure(predictor: Predictor, split: Split, data: str | Source | None) -> Measurement:
     first, weights, tta = predictor.runs[0], predictor.weights, predictor.tta
     _ = predictor.networks  # a damaged run shows before the test set is opened
     result = first.result
@@ -241,9 +242,9 @@ def calibrate(run: Run, *, data: str | None = None) -> Temperature:
     return fitted
 
 
-def open_fitting(run: Run, data: str | None) -> Source:
+def open_fitting(run: Run, data: str | Source | None) -> Source:
     """The run's data, or `data` where it has moved. Raises DataError where its classes are not the run's."""
-    source = open_source(data or run.data.location, run.data.image_side)
+    source = data if isinstance(data, Source) else open_source(data or run.data.location, run.data.image_side)
     if source.class_names != run.data.class_names and sorted(source.class_names) == sorted(run.data.class_names):
         raise DataError(f"{source.location} has the run's classes in another order; their labels mean other classes")
     if len(source.class_names) != len(run.data.class_names):

@@ -16,6 +16,7 @@ from tests.conftest import thriftnet
 from tests.ledger.conftest import Bench
 from thriftnet import campaign
 from thriftnet import recipe as recipes
+from thriftnet.data.npz import NpzSource
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, UserError
 from thriftnet.ledger import train as ledger_train
 from thriftnet.ledger.findings import Measured, RowFinding, find
@@ -61,6 +62,19 @@ def test_a_complete_ledger_has_a_number_for_every_row_and_direction(finished: Fi
         assert [value["seed"] for value in direction["values"]] == [0, 1]
         assert direction["verdict"] in ("holds", "fails", "not decided")
         assert direction["difference"]["interval"] is not None
+
+
+def test_the_splits_are_read_once_for_all_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    for split in ("train", "test"):
+        original = getattr(NpzSource, split)
+        monkeypatch.setattr(
+            NpzSource, split, lambda self, split=split, original=original: (read.append(split), original(self))[1]
+        )
+    ledger = bench.reproduce(directions=False, seeds=2)
+    [final] = [row for row in ledger.plan.rows if row.claim.id == "two-final"]
+    assert all(job.run.folder.has("evaluation-test.json") for job in final.jobs)  # two runs are measured
+    assert sorted(read) == ["test", "train"]
 
 
 def test_the_numbers_are_those_of_the_runs(finished: Finished) -> None:

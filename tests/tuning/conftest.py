@@ -12,7 +12,6 @@ import pytest
 
 from tests.conftest import write_tiny_data
 from tests.training.conftest import tiny_recipe
-from thriftnet import campaign
 from thriftnet import recipe as recipes
 from thriftnet.data.open import open_source
 from thriftnet.training.interruption import StopRequest
@@ -80,7 +79,5 @@ def make_place(folder: Path, epochs: int = 2) -> Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    # Figures take longer than such a training; tests/test_campaign.py has them.
-    monkeypatch.setattr(campaign, "draw_training_figures", lambda *_: None)
+def place(tmp_path: Path) -> Place:
     return make_place(tmp_path)

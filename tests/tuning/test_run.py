@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import thriftnet
 from tests.tuning.conftest import GRID, Place
+from thriftnet.tuning.trial import Outcome, run_trial
 
 COMMAND = [sys.executable, "-m", "thriftnet", "study", "run"]
 
@@ -52,6 +54,48 @@ def test_runs_shows_and_writes_figures_and_a_page(place: Place) -> None:
     )
     again = thriftnet("study", "run", place.out / "study.toml", "--data", place.folder / "tiny.npz", "--out", place.out)
     assert (again.status, again.stderr) == (0, "")
+
+
+def test_trials_draw_no_figures_of_their_own_and_their_page_has_them(place: Place) -> None:
+    assert thriftnet("study", "run", *command(place)).status == 0
+    trial = place.out / "trials" / "0000"
+    assert not (trial / "figures").exists()
+    page = Path(thriftnet("report", trial).last_line).read_text("utf-8")
+    assert page.count("<svg") >= 3
+
+
+@pytest.mark.parametrize("engine", [(), ("--engine", "processes", "--workers", "1")])
+def test_trackers_are_told_of_every_trial(place: Place, engine: tuple[str, ...]) -> None:
+    outcome = thriftnet("study", "run", *command(place, "--track", "tensorboard", *engine))
+    assert outcome.status == 0, outcome.stderr
+    for number in range(4):
+        trial = place.out / "trials" / f"{number:04d}"
+        state = json.loads((trial / "tracking.json").read_text())
+        assert (state["group"], state["trackers"]["tensorboard"]["epochs"]) == ("grid", 2)
+        assert state["trackers"]["tensorboard"]["finished"]
+        events = EventAccumulator(str(trial / "tracking" / "tensorboard"))
+        events.Reload()
+        tags = events.Tags()
+        assert {"train/loss", "validation/accuracy"} <= set(tags["scalars"])
+        assert "figures/curves" in tags["images"]
+        assert len(events.Scalars("train/loss")) == 2
+
+
+def test_a_pruned_trials_last_epoch_is_told_too(place: Place) -> None:
+    with place.search(GRID) as search:
+        search.track = ("tensorboard",)
+        job = search.next_job()
+        assert job is not None
+        assert run_trial(job, lambda epoch, value: True) == Outcome("pruned")
+    assert json.loads((job.path / "tracking.json").read_text())["trackers"]["tensorboard"]["epochs"] == 1
+
+
+def test_an_unknown_tracker_is_refused_before_anything_is_made(place: Place) -> None:
+    outcome = thriftnet("study", "run", *command(place, "--track", "paper"))
+    assert (outcome.status, outcome.error) == (
+        2, "thriftnet: there is no tracker 'paper'; there are wandb and tensorboard",
+    )  # fmt: skip
+    assert not place.out.exists()
 
 
 def test_a_terminated_study_says_how_to_go_on_and_does(place: Place) -> None:

@@ -316,9 +316,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A finished study of four trials, made once: its place, journal, results and settings."""
     folder = tmp_path_factory.mktemp("finished")
     place = make_place(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(campaign, "draw_training_figures", lambda *_: None)
-        found = place.run(RANDOM)
+    found = place.run(RANDOM)
     with place.search(RANDOM) as search:
         drawn = setting_of(search)
     return place, (place.out / JOURNAL).read_bytes(), found, drawn

@@ -158,7 +158,7 @@ def _wants_evaluation(job: Job) -> bool:
 
 def _evaluate(job: Job, run: Run, source: Source) -> None:
     if job.needs_test and not run.folder.has("evaluation-test.json"):
-        inference.measure(run, "test", data=source.location)
+        inference.measure(run, "test", data=source)
     for attack in job.attacks:
         if not run.folder.has(attack_file(attack)):
             run.folder.write_json(attack_file(attack), measure_under_attack(run, source, attack))

@@ -32,19 +32,21 @@ TRAINING_FIGURES = ("curves", "learning-rate", "augmented-batch")
 
 
 @contextmanager
-def tracked(run: Run, names: Sequence[str], display: Display, group: str | None = None) -> Iterator[Display]:
+def tracked(
+    run: Run, names: Sequence[str], display: Display, group: str | None = None, name: str | None = None
+) -> Iterator[Display]:
     """Yields the display to train `run` with: `display`, which trackers `names` and those of its folder are told too.
 
     At the end of the block they get the run's figures and outcome and are closed. `group` is the study that the run is
-    a trial of. Without trackers `display` itself is yielded. Raises MissingExtraError for a name whose library is not
-    installed, UserError for an unknown one; what fails later is said on standard error and in the run's events, and
-    the run goes on without that tracker.
+    a trial of, `name` what it is called there, by default as its folder. Without trackers `display` itself is yielded.
+    Raises MissingExtraError for a name whose library is not installed, UserError for an unknown one; what fails later
+    is said on standard error and in the run's events, and the run goes on without that tracker.
     """
     require(names)
     if not names and not run.folder.has(STATE):
         yield display
         return
-    shown = TrackedDisplay(display, run, names, group)
+    shown = TrackedDisplay(display, run, names, group, name)
     try:
         yield shown
     except BaseException:
@@ -78,9 +80,11 @@ def track_evaluation(measurement: Measurement) -> None:
 class TrackedDisplay:
     """See `tracked`; between `start` and `finish`."""
 
-    def __init__(self, display: Display, run: Run, names: Sequence[str], group: str | None) -> None:
+    def __init__(
+        self, display: Display, run: Run, names: Sequence[str], group: str | None, name: str | None = None
+    ) -> None:
         self.display, self.run = display, run
-        self.trackers = _Trackers(run, names, group)
+        self.trackers = _Trackers(run, names, group, name)
         self.reports: list[tuple[int, dict[str, float]]] = []
 
     def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
@@ -152,8 +156,8 @@ def _split_label(run: Run, split: str) -> str:
 class _Trackers:
     """The open trackers of a run; one that fails is closed to it, and everybody hears of that."""
 
-    def __init__(self, run: Run, names: Sequence[str], group: str | None) -> None:
-        self.run, self.names, self.group = run, names, group
+    def __init__(self, run: Run, names: Sequence[str], group: str | None, name: str | None = None) -> None:
+        self.run, self.names, self.group, self.name = run, names, group, name
         self.opened: dict[str, Tracker] = {}
         self.failures: list[str] = []
 
@@ -178,7 +182,7 @@ class _Trackers:
             facts["epochs"] = min(facts["epochs"], len(history))  # an earlier state may have been restored
             tracked_run = TrackedRun(
                 id=facts["id"],
-                name=run.path.resolve().name,
+                name=self.name or run.path.resolve().name,
                 group=self.state["group"],
                 folder=folder,
                 recipe=recipe_text,

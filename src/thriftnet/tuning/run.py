@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from thriftnet.data.dataset import Source
 from thriftnet.errors import Interrupted, StudyError
 from thriftnet.reporting.study_report import StudyFacts
+from thriftnet.tracking.load import require
 from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.tuning.config import ResolvedStudy
 from thriftnet.tuning.engines import LEASE_S, local_pool, run_here
@@ -37,14 +38,18 @@ def run_study(
     storage: str | None,
     say: Callable[[str], None],
     lease_s: float = LEASE_S,
+    track: Sequence[str] = (),
 ) -> StudyFacts:
     """Run `study` in `folder`, or go on with it, draw its figures and return what it found.
 
-    Raises Interrupted after a signal, when everything found so far is recorded, and what the engines raise.
+    Trackers named by `track` are told of every trial that is trained from now on. Raises Interrupted after a signal,
+    when everything found so far is recorded, and what the engines raise.
     """
+    require(track)
     for note in (*study.notes, *source.notes):
         say(note)
     with watch_signals() as request, open_search(folder, study, source.location, storage, say) as search:
+        search.track = tuple(track)
         try:
             _train(search, request, engine, workers or USUAL_WORKERS, address, lease_s)
         except Interrupted as error:

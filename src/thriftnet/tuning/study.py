@@ -72,6 +72,8 @@ class Search:
     ) -> None:
         self.folder, self.study, self.config, self.data, self.say = folder, study, study.config, data, say
         self.optuna = trials
+        self.track: tuple[str, ...] = ()
+        """Trackers that are told of the trials."""
         self.losses: Counter[int] = Counter()
         self.began = time.monotonic()
         self.earlier_s = float(trials.user_attrs.get("elapsed_s", 0.0))
@@ -257,7 +259,8 @@ class Search:
         except (RecipeError, BudgetError) as error:
             self._tell(number, Outcome("failed", str(error)), None, {})
             return None
-        job = Job(number, recipe, self.data, self._claim(number), self.config.objective)
+        path, config = self._claim(number), self.config
+        job = Job(number, recipe, self.data, path, config.objective, config.name, self.track)
         # What was trained but not recorded when this process or a worker was killed.
         stop = False
         history = self._history(job.path)

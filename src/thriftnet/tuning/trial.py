@@ -15,7 +15,9 @@ from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
 from thriftnet.data.open import open_source
 from thriftnet.errors import BudgetError, NonFiniteLossError
-from thriftnet.training.progress import SilentDisplay
+from thriftnet.run import Run
+from thriftnet.tracking.display import TrackedDisplay, tracked
+from thriftnet.training.progress import Display, SilentDisplay
 from thriftnet.training.run_folder import RunFolder
 
 Report = Callable[[int, float], bool]
@@ -34,6 +36,10 @@ class Job:
     """The run folder of this attempt."""
     objective: str
     """Column of metrics.csv that is reported."""
+    study: str = ""
+    """Name under which trackers group the trials."""
+    track: tuple[str, ...] = ()
+    """Trackers that are told too."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,15 @@ class _Pruned(Exception):
     pass
 
 
-class _Reporting(SilentDisplay):
-    """Reports each epoch; after the last there is nothing left to stop."""
+class _Reporting:
+    """Reports each epoch once trackers have heard of it; after the last there is nothing left to stop."""
 
-    def __init__(self, job: Job, report: Report) -> None:
-        self.job, self.report = job, report
+    def __init__(self, job: Job, report: Report, shown: Display) -> None:
+        self.job, self.report, self.shown = job, report, shown
+        self.start, self.note, self.step, self.stop = shown.start, shown.note, shown.step, shown.stop
 
     def epoch(self, row: dict[str, Any], selected: bool) -> None:
+        self.shown.epoch(row, selected)
         stop = self.report(row["epoch"], row[self.job.objective])
         if stop and row["epoch"] < self.job.recipe.training.epochs:
             raise _Pruned
@@ -64,12 +72,16 @@ class _Reporting(SilentDisplay):
 def run_trial(job: Job, report: Report) -> Outcome:
     """Train `job` as far as it is not yet trained, reporting each new epoch.
 
-    A loss that became NaN, a network over its budget and a GPU without memory are a trial's own failure. Raises what
-    else `train_missing` raises: such errors would meet the other trials too.
+    Its figures are drawn for trackers alone: drawing takes longer than a short trial. A loss that became NaN, a network
+    over its budget and a GPU without memory are a trial's own failure. Raises what else `train_missing` raises: such
+    errors would meet the other trials too.
     """
     source = _source(job.data, job.recipe.data.image_side)
+    name = f"trial {job.number}"
     try:
-        train_missing(job.recipe, source, job.path, _Reporting(job, report))
+        with tracked(Run(job.path), job.track, SilentDisplay(), job.study, name) as shown:
+            figures = isinstance(shown, TrackedDisplay)
+            train_missing(job.recipe, source, job.path, _Reporting(job, report, shown), figures)
     except _Pruned:
         RunFolder(job.path).log("pruned")
         return Outcome("pruned")

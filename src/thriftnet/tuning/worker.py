@@ -72,6 +72,8 @@ def main() -> None:
             told["data"],
             Path(told["path"]),
             told["objective"],
+            told["study"],
+            tuple(told["track"]),
         )
 
         def report(epoch: int, value: float) -> bool:
@@ -101,6 +103,8 @@ def job_message(job: Any) -> dict[str, Any]:
         "data": job.data,
         "path": str(job.path),
         "objective": job.objective,
+        "study": job.study,
+        "track": job.track,
     }
 
 
