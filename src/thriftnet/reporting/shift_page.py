@@ -66,7 +66,10 @@ def shift_page(measurement: ShiftMeasurement) -> Page:
     return Page("shift", f"{run['recipe']} on shifted data", _lead(measurement), [
         Section("Measured", [_facts(measurement), Text(FROST, note=True), *_left_out(measurement)]),
         Section("Accuracy by corruption and severity", [
-            Drawing(draw_heat_map(heat_map_data(measurement)), "Accuracy in per cent; the darker, the more is lost."),
+            Drawing(
+                draw_heat_map(heat_map_data(measurement)),
+                "Accuracy in per cent; the stronger the colour, the more is lost.",
+            ),
             Drawing(
                 draw_severity_curves(severity_curves_data(measurement)),
                 "Mean accuracy over the corruptions of each group, by severity.",
@@ -86,7 +89,7 @@ def run_section(
     test_selected = context["split"] == "test" and context["test_selected"]
     blocks: list[Block] = [Text(_lead(measurement)), _facts(measurement)]
     if heat_map is not None:
-        caption = "Accuracy in per cent by corruption and severity; the darker, the more is lost."
+        caption = "Accuracy in per cent by corruption and severity; the stronger the colour, the more is lost."
         blocks.append(Drawing(heat_map, caption, alt="Accuracy by corruption and severity"))
     blocks += [_by_corruption(measurement), Text(FROST, note=True), *_left_out(measurement)]
     blocks += [Heading("What would have foretold the fall"), *_foretold(measurement, foretold)]
@@ -123,7 +126,7 @@ def _foretold(measurement: ShiftMeasurement, figure: Figure | None) -> list[Bloc
             text,
             f"{measurement.estimated(name):.2%}",
             f"{true:.2%}",
-            f"{100 * (measurement.estimated(name) - true):+.2f}".replace("-", "−"),
+            _points(measurement.estimated(name) - true),
             f"{measurement.estimate_error(name):.2%}",
             _largest(measurement, name),
         ]
@@ -131,8 +134,8 @@ def _foretold(measurement: ShiftMeasurement, figure: Figure | None) -> list[Bloc
     ]
     columns = ("estimate", "foretold", "measured", "points", "mean error", "largest error")
     caption = (
-        "Foretold and measured: mean accuracy of the benchmark's corruptions, and their difference in percentage "
-        "points. Errors: absolute difference from the measured accuracy, over all conditions."
+        "Foretold and measured: mean accuracy of the benchmark's corruptions on the images that no estimate was fitted "
+        "on, and their difference in percentage points. Errors: absolute difference, over all conditions."
     )
     return [*blocks, Table(columns, rows, caption)]
 
@@ -141,20 +144,25 @@ def _by_corruption(measurement: ShiftMeasurement) -> Table:
     """Of a run's page, where the heat map shows the severities."""
     mean, clean = measurement.mean, measurement.clean
     rows: list[list[Cell]] = [
-        ["clean", round(100 * clean.accuracy, 2), None, round(clean.loss, 4), round(100 * clean.calibration_error, 2)],
+        ["clean", f"{clean.accuracy:.2%}", None, f"{clean.loss:.4f}", f"{clean.calibration_error:.2%}"],
         *(
             [
                 _shown(name),
-                round(100 * mean("accuracy", [name]), 2),
-                round(100 * (clean.accuracy - mean("accuracy", [name])), 2),
-                round(mean("loss", [name]), 4),
-                round(100 * mean("calibration_error", [name]), 2),
+                f"{mean('accuracy', [name]):.2%}",
+                _points(mean("accuracy", [name]) - clean.accuracy),
+                f"{mean('loss', [name]):.4f}",
+                f"{mean('calibration_error', [name]):.2%}",
             ]
             for name in measurement.corruptions
         ),
     ]
-    columns = ("corruption", "accuracy", "lost", "loss", "calibration error")
-    return Table(columns, rows, "Means of five severities; accuracy, what is lost and calibration error in per cent.")
+    columns = ("corruption", "accuracy", "points", "loss", "calibration error")
+    return Table(columns, rows, "Means of five severities; points: difference from clean, in percentage points.")
+
+
+def _points(difference: float) -> str:
+    """Percentage points with their sign."""
+    return f"{100 * difference:+.2f}".replace("-", "−")
 
 
 def _remedies(stored: StoredRemedies) -> list[Block]:
@@ -164,8 +172,8 @@ def _remedies(stored: StoredRemedies) -> list[Block]:
             row.name,
             f"{row.clean_accuracy:.2%}",
             f"{row.shifted_accuracy:.2%}",
-            f"{100 * (row.shifted_accuracy - plain.shifted_accuracy):+.2f}".replace("-", "−"),
-            round(row.shifted_loss, 4),
+            _points(row.shifted_accuracy - plain.shifted_accuracy),
+            f"{row.shifted_loss:.4f}",
             f"{row.shifted_calibration_error:.2%}",
         ]
         for row in stored.remedies
@@ -213,10 +221,10 @@ def _conditions(measurement: ShiftMeasurement) -> Table:
     rows: list[list[Cell]] = [
         [
             _shown(name),
-            *(round(100 * mean("accuracy", [name], [level]), 2) for level in SEVERITIES),
-            round(100 * mean("accuracy", [name]), 2),
-            round(mean("loss", [name]), 4),
-            round(100 * mean("calibration_error", [name]), 2),
+            *(f"{100 * mean('accuracy', [name], [level]):.2f}" for level in SEVERITIES),
+            f"{100 * mean('accuracy', [name]):.2f}",
+            f"{mean('loss', [name]):.4f}",
+            f"{100 * mean('calibration_error', [name]):.2f}",
         ]
         for name in measurement.corruptions
     ]
