@@ -13,6 +13,7 @@ from thriftnet.reporting.page import render_page
 from thriftnet.reporting.study_figures import (
     draw_heat_map,
     draw_history,
+    draw_importance,
     draw_parallel,
     heat_map_data,
     history_data,
@@ -117,17 +118,25 @@ def test_the_page_shows_all_of_it_escaped() -> None:
         "fANOVA",
     ):
         assert expected in text
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
     assert "thriftnet study run studies/grid/study.toml --out studies/grid --data digits" in text
     assert render_page(study_page(study(trials=[], importance={}))).count("<svg") == 0
 
 
 def test_which_figures_a_study_has() -> None:
-    assert set(study_drawings(study())) == {"history", "parallel-coordinates"}  # one learning rate completed
+    assert set(study_drawings(study())) == {"history", "parallel-coordinates", "importance"}  # one rate completed
     whole = [TrialFacts(at, "completed", at / 4, setting) for at, setting in enumerate(SETTINGS)]
     heat_map = "heat-map-optimizer.lr-optimizer.momentum"
-    assert set(study_drawings(study(trials=whole))) == {heat_map, "history", "parallel-coordinates"}
-    assert set(study_drawings(study(trials=whole[:1]))) == {"history"}
+    assert set(study_drawings(study(trials=whole))) == {heat_map, "history", "parallel-coordinates", "importance"}
+    assert set(study_drawings(study(trials=whole[:1], importance={}))) == {"history"}
+
+
+def test_the_most_important_key_is_on_top() -> None:
+    axes = draw_importance({"optimizer.momentum": 0.75, "optimizer.lr": 0.25}).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [75, 25]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["optimizer.momentum", "optimizer.lr"]
+    assert axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.texts] == ["75", "25"]
 
 
 class TestHistory:

@@ -39,11 +39,16 @@ def test_runs_shows_and_writes_figures_and_a_page(place: Place) -> None:
     assert "4 of 4 trials begun: 4 completed. Best: trial " in outcome.stdout
     assert [line.split()[0] for line in outcome.stderr.splitlines()] == ["1/4", "2/4", "3/4", "4/4"]
     drawn = {path.name for path in (place.out / "figures").iterdir()}
-    assert {"history.svg", "parallel-coordinates.png", "heat-map-optimizer.lr-optimizer.momentum.svg"} <= drawn
+    assert {
+        "history.svg",
+        "importance.svg",
+        "parallel-coordinates.png",
+        "heat-map-optimizer.lr-optimizer.momentum.svg",
+    } <= drawn
     page = place.folder / "page.html"
     outcome = thriftnet("study", "show", place.out, "--html", page)
     assert outcome.last_line == str(page)
-    assert page.read_text(encoding="utf-8").count("<svg") == 3
+    assert page.read_text(encoding="utf-8").count("<svg") == 4
     facts = shown(place)
     assert [trial["state"] for trial in facts["trials"]] == ["completed"] * 4
     assert facts["best"] == max(facts["trials"], key=lambda trial: (trial["objective"], -trial["number"]))["number"]

@@ -214,3 +214,19 @@ def draw_heat_map(data: HeatMapData) -> Figure:
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label=data.label)
     return figure
+
+
+@styled
+def draw_importance(shares: Mapping[str, float]) -> Figure:
+    """A bar a searched key, the most important on top, with its share of the objective's variance (0 to 1)."""
+    figure = new_figure(5.2, 0.8 + 0.34 * len(shares))
+    axes = figure.subplots()
+    keys, values = list(shares), [100 * share for share in shares.values()]
+    axes.barh(range(len(keys)), values, height=0.6, color=BLUE)
+    for at, value in enumerate(values):
+        axes.annotate(f"{value:.0f}", (value, at), (3, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_yticks(range(len(keys)), [short_name(key, 28) for key in keys])
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the objective's variance (%)", xlim=(0, 1.12 * max(values, default=1.0)))
+    axes.tick_params(axis="y", length=0)
+    return figure

@@ -12,6 +12,7 @@ from thriftnet.reporting.page import Block, Code, Drawing, Facts, Page, Section,
 from thriftnet.reporting.study_figures import (
     draw_heat_map,
     draw_history,
+    draw_importance,
     draw_parallel,
     heat_map_data,
     history_data,
@@ -158,6 +159,12 @@ def study_drawings(study: StudyFacts) -> dict[str, Drawing]:
             "One line a completed trial across its setting to its objective; the best one in colour.",
             wide=True,
         )
+    if study.importance:
+        drawings["importance"] = Drawing(
+            draw_importance(study.importance),
+            "Share of the objective's variance that each key explains over the completed trials (fANOVA, Hutter, Hoos, "
+            "Leyton-Brown 2014, as Optuna computes it).",
+        )
     return drawings
 
 
@@ -192,14 +199,6 @@ def study_page(study: StudyFacts) -> Page:
     drawings = study_drawings(study)
     if drawings:
         sections.append(Section("Figures", list(drawings.values())))
-    if study.importance:
-        table = Table(
-            ["key", "importance"],
-            [[key, share] for key, share in study.importance.items()],
-            "Share of the objective's variance that each key explains over the completed trials (fANOVA, Hutter, Hoos, "
-            "Leyton-Brown 2014, as Optuna computes it).",
-        )
-        sections.append(Section("What matters", [table]))
     percent = " (%)" if study.maximize else ""
     rows = [
         [
