@@ -131,6 +131,12 @@ def test_which_figures_a_study_has() -> None:
     assert set(study_drawings(study(trials=whole[:1], importance={}))) == {"history"}
 
 
+def test_a_key_drawn_from_a_range_has_no_heat_map() -> None:
+    settings = [{"optimizer.lr": 0.01 * (at + 1), "training.batch_size": 32 * (1 + at % 2)} for at in range(4)]
+    trials = [TrialFacts(at, "completed", at / 4, setting) for at, setting in enumerate(settings)]
+    assert not any(name.startswith("heat-map") for name in study_drawings(study(trials=trials)))
+
+
 def test_the_most_important_key_is_on_top() -> None:
     axes = draw_importance({"optimizer.momentum": 0.75, "optimizer.lr": 0.25}).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [75, 25]
@@ -181,6 +187,11 @@ class TestParallel:
         assert w.places == [0.5, 1.0, 0.0]
         assert w.ticks == [(0.0, "a"), (0.5, "b"), (1.0, "none")]
         assert value.places == [0, 0.5, 1]
+
+    def test_labels_that_would_lie_on_each_other_are_left_out_but_for_the_last(self) -> None:
+        settings = [{"a": value} for value in (0.0, 0.5, 0.52, 0.97, 1.0)]
+        ticks = parallel_data(settings, [1.0] * 5, [], "v", True).columns[0].ticks
+        assert ticks == [(0.0, "0"), (0.5, "0.5"), (1.0, "1")]
 
     def test_a_key_with_one_value_is_no_division_by_zero(self) -> None:
         assert parallel_data([{"a": 1}, {"a": 1}], [1.0, 2.0], [], "v", True).columns[0].places == [0, 0]

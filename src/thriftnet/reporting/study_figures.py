@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Setting = Mapping[str, Any]
 _MOST_TICKS = 9
+_LABEL_SPACE = 0.05
+"""Share of an axis that a label needs, so that it can be read beside the next."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,11 @@ def _column(name: str, values: list[Any], log: bool) -> Column:
     else:
         evenly = np.linspace(low, high, 5)
         marks = [float(10**mark if log else mark) for mark in evenly]
-    return Column(name, [at(value) for value in values], [(at(mark), f"{mark:.4g}") for mark in marks])
+    shown: list[float] = []
+    for mark in marks:  # the last always, of others those with room for a label
+        if mark == marks[-1] or all(abs(at(mark) - at(other)) > _LABEL_SPACE for other in (*shown, marks[-1])):
+            shown.append(mark)
+    return Column(name, [at(value) for value in values], [(at(mark), f"{mark:.4g}") for mark in shown])
 
 
 @styled
@@ -137,10 +143,12 @@ def draw_parallel(data: ParallelData) -> Figure:
     for at, column in enumerate(data.columns):
         axes.axvline(at, color=GRID, linewidth=1, zorder=0)
         for place, label in column.ticks:
-            axes.text(at + 0.03, place, short_name(label, 12), fontsize=7.5, va="center")
+            # Above its place: the lines of the trials go through that.
+            axes.text(at + 0.03, place + 0.01, short_name(label, 12), fontsize=7.5, va="bottom")
     axes.set_xticks(range(count), [column.name.replace(".", ".\n", 1) for column in data.columns])
     axes.set_yticks([])
     axes.set_xlim(-0.15, count - 1 + 0.45)
+    axes.set_ylim(-0.04, 1.1)
     axes.spines["left"].set_visible(False)
     return figure
 

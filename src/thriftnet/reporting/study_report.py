@@ -255,8 +255,12 @@ def _saved(study: StudyFacts) -> str:
 
 
 def _pairs(study: StudyFacts, settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Which two keys to draw against each other: the two most important of those with few values."""
-    few = [key for key in _keys(study) if 1 < len({setting[key] for setting in settings}) <= 12]
+    """Which two keys to draw against each other: the two most important of those with few values.
+
+    A key whose every trial has a value of its own was drawn from a range: its map would be a row of single cells.
+    """
+    most = min(12, len(settings) - 1)
+    few = [key for key in _keys(study) if 1 < len({setting[key] for setting in settings}) <= most]
     few.sort(key=lambda key: -study.importance.get(key, 0.0))
     chosen = [key for key in _keys(study) if key in few[:2]]
     return [(chosen[0], chosen[1])] if len(chosen) == 2 else []
