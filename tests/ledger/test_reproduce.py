@@ -77,6 +77,19 @@ def test_the_splits_are_read_once_for_all_runs(bench: Bench, monkeypatch: pytest
     assert sorted(read) == ["test", "train"]
 
 
+def test_data_too_few_for_a_paper_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    out = tmp_path / "ledger"
+    arguments = ("--data", "digits", "--out", out, "--scale", 0.05)
+    outcome = thriftnet("reproduce", "ramavath", *arguments)
+    assert outcome.status == 2
+    assert outcome.error == (
+        "thriftnet: ramavath-resnet9 holds 5,000 images out for validation, and these data have 1,438 to train on; "
+        "give larger data with --data, or leave out the accuracies and curves: --no-rows"
+    )
+    assert not out.exists()
+    assert thriftnet("reproduce", "ramavath", *arguments, "--no-rows", "--write-only").status in (0, 1)
+
+
 def test_the_numbers_are_those_of_the_runs(finished: Finished) -> None:
     _, ledger = finished
     plan, findings = ledger.plan, ledger.findings

@@ -79,9 +79,14 @@ class DataShape:
         return cls(len(images), images.shape[1], images.shape[2], len(source.class_names))
 
     def trained_on(self, recipe: RecipeConfig) -> int:
-        """Images that a run of `recipe` trains on."""
+        """Images that a run of `recipe` trains on. Raises UserError where the data are too few for it."""
         held_out = recipe.data.validation_images
         left = self.images - (max(1, round(self.images / 10)) if held_out is None else held_out)
+        if left < self.classes:
+            raise UserError(
+                f"{recipe.name} holds {held_out:,} images out for validation, and these data have {self.images:,} to "
+                "train on; give larger data with --data, or leave out the accuracies and curves: --no-rows"
+            )
         return left if recipe.data.train_images is None else min(recipe.data.train_images, left)
 
 

@@ -215,6 +215,8 @@ def study_page(study: StudyFacts) -> Page:
         for trial in study.trials
     ]
     columns = ["trial", "state", _measure(study) + percent, "epochs", "of", "time (s)", "parameters", *keys, "note"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     sections.append(Section("Trials", [Table(columns, rows, "Every trial; a pruned one has its last value.")]))
     again = f"thriftnet study run {shlex.quote(study.folder + '/study.toml')} --out {shlex.quote(study.folder)}"
     sections.append(Section("To go on", [Code(f"{again} --data {shlex.quote(study.data)}")]))

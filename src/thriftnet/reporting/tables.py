@@ -18,6 +18,7 @@ _QUANTITY = re.compile(
 )
 _DURATION = re.compile(r"(?:\d+ h )?\d+ min(?: \d+ s)?")
 _LONG_TEXT = 36
+_LONG_WORD = 12
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class ShownColumn:
 
     name: str
     kind: str
+
+    @property
+    def breakable(self) -> bool:
+        """Whether a printed heading may be broken within a word, as a recipe's long keys must be."""
+        return any(len(word) > _LONG_WORD for word in self.name.split())
 
 
 def shown_table(table: Table) -> tuple[list[ShownColumn], list[list[ShownCell]]]:
