@@ -332,10 +332,10 @@ def test_unknown_paper_leaves_nothing_behind(bench: Bench) -> None:
 def test_command_line_shows_the_plan_and_ends_with_the_page(tmp_path: Path, bench: Bench) -> None:
     out = tmp_path / "here"
     outcome = thriftnet(
-        "reproduce", "ramavath", "--data", bench.data, "--out", out, "--write-only", "--seeds", 1, "--no-directions"
+        "reproduce", "ramavath", "--data", bench.data, "--out", out, "--write-only", "--seeds", 1, "--no-rows"
     )
     assert outcome.status == 0, outcome.stderr
-    assert outcome.stdout.splitlines()[0] == "2 runs in all: 0 are there, 2 are missing"
+    assert outcome.stdout.splitlines()[0] == "3 runs in all: 0 are there, 3 are missing"
     assert outcome.last_line == str(out / "ledger.html")
     assert "28 layers are not printed" in (out / "ledger.md").read_text(encoding="utf-8")
     refused = thriftnet("reproduce", "ramavath", "--data", bench.data, "--out", out, "--scale", "2")

@@ -61,6 +61,18 @@ def test_a_column_of_numbers_of_one_unit_sorts_as_numbers(
     assert column(*cells) == (kind, sorted_by)
 
 
+def test_numbers_with_long_remarks_wrap_and_still_sort() -> None:
+    remark = "0.91 to 0.97 [twin 0.25; scaled 2/30 epochs; 3 seeds]"
+    (short, long), rows = shown_table(Table(["a", "b"], [["1.5", f"1.5 ({remark})"], ["2.5", f"2.5 ({remark})"]]))
+    assert ((short.kind, short.wraps), (long.kind, long.wraps)) == (("number", False), ("number", True))
+    assert [row[1].sorted_by for row in rows] == ["1.5", "2.5"]
+
+
+@pytest.mark.parametrize(("name", "breakable"), [("validation accuracy (%)", False), ("optimizer.weight_decay", True)])
+def test_only_headings_with_a_long_word_may_be_broken(name: str, breakable: bool) -> None:
+    assert shown_table(Table([name], []))[0][0].breakable == breakable
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.booleans()), min_size=1))
 def test_every_cell_is_shown_whatever_it_holds(cells: list[Cell]) -> None:
     columns, rows = shown_table(Table(["name"], [[cell] for cell in cells]))

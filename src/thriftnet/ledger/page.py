@@ -41,9 +41,12 @@ def ledger_page(findings: Findings, command: str) -> Page:
     measured = sum(row.measured is not None for row in findings.rows.values())
     verdicts = Counter(found.verdict for found in findings.directions.values())
     tested = ", ".join(f"{count} {name}" for name, count in verdicts.items()) or "none asked for"
+    papers, missing = len(claims.paper), len(findings.missing)
+    rows = f"{measured} of {len(findings.rows)} measured" if findings.rows else "none asked for"
+    of_runs = {0: "No run is missing", 1: "1 run is missing"}.get(missing, f"{missing} runs are missing")
     lead = (
-        f"{len(claims.claim)} claims of {len(claims.paper)} papers. Accuracies and curves: {measured} of "
-        f"{len(findings.rows)} measured. Directions: {tested}. {len(findings.missing)} runs are missing."
+        f"{len(claims.claim)} claims of {papers} paper{'' if papers == 1 else 's'}. Accuracies and curves: {rows}. "
+        f"Directions: {tested}. {of_runs}."
     )
     return Page(
         kind="reproduction",
@@ -152,7 +155,7 @@ def _directions(findings: Findings) -> Iterator[Block]:
             "Open diamonds: the paper's own difference."
         )
         yield Drawing(draw_forest(forest_data(drawn)), caption, wide=True)
-    columns = ["question", "A", "B", "A's values", "B's values", "A - B", "claimed", "verdict", "conditions", "note"]
+    columns = ["question", "verdict", "A", "B", "A's values", "B's values", "A - B", "claimed", "conditions", "note"]
     yield Table(columns, [_direction_row(each) for each in found], "Each direction with its seeds.")
 
 
@@ -179,13 +182,13 @@ def _direction_row(found: DirectionFinding) -> list[Cell]:
     notes += [f"missing: seeds {', '.join(map(str, found.missing_seeds))}"] if found.missing_seeds else []
     return [
         direction.question,
+        found.verdict,
         f"{direction.a.label} ({direction.a.recipe})",
         f"{direction.b.label} ({direction.b.recipe})",
         _side_values([value.a for value in found.values], found.a_labels),
         _side_values([value.b for value in found.values], found.b_labels),
         None if found.difference is None else found.difference.text,
         direction.claimed_sign + ("" if printed is None else f", {printed:+g} {direction.unit}"),
-        found.verdict,
         None if found.difference is None else found.difference.conditions,
         "; ".join(notes) or None,
     ]

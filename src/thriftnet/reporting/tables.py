@@ -64,6 +64,8 @@ class ShownColumn:
 
     name: str
     kind: str
+    wraps: bool = False
+    """Whether its numbers carry remarks too long for one line."""
 
     @property
     def breakable(self) -> bool:
@@ -80,7 +82,8 @@ def shown_table(table: Table) -> tuple[list[ShownColumn], list[list[ShownCell]]]
     heads, by_column = [], []
     for name, cells in zip(columns, zip(*rows, strict=True) if rows else [()] * len(columns), strict=True):
         kind, shown = _shown_column(cells)
-        heads.append(ShownColumn(name, kind))
+        wraps = kind == "number" and any(len(cell.text) > _LONG_TEXT for cell in shown)
+        heads.append(ShownColumn(name, kind, wraps))
         by_column.append(shown)
     return heads, [list(row) for row in zip(*by_column, strict=True)]
 
