@@ -144,17 +144,17 @@ def _by_corruption(measurement: ShiftMeasurement) -> Table:
     """Of a run's page, where the heat map shows the severities."""
     mean, clean = measurement.mean, measurement.clean
     rows: list[list[Cell]] = [
-        ["clean", f"{clean.accuracy:.2%}", None, f"{clean.loss:.4f}", f"{clean.calibration_error:.2%}"],
-        *(
-            [
-                _shown(name),
-                f"{mean('accuracy', [name]):.2%}",
-                _points(mean("accuracy", [name]) - clean.accuracy),
-                f"{mean('loss', [name]):.4f}",
-                f"{mean('calibration_error', [name]):.2%}",
-            ]
-            for name in measurement.corruptions
-        ),
+        ["clean", f"{clean.accuracy:.2%}", None, f"{clean.loss:.4f}", f"{clean.calibration_error:.2%}"]
+    ]
+    rows += [
+        [
+            _shown(name),
+            f"{mean('accuracy', [name]):.2%}",
+            _points(mean("accuracy", [name]) - clean.accuracy),
+            f"{mean('loss', [name]):.4f}",
+            f"{mean('calibration_error', [name]):.2%}",
+        ]
+        for name in measurement.corruptions
     ]
     columns = ("corruption", "accuracy", "points", "loss", "calibration error")
     return Table(columns, rows, "Means of five severities; points: difference from clean, in percentage points.")
