@@ -14,7 +14,7 @@ from thriftnet.errors import OutOfMemoryError, ThriftnetError
 
 _SAYINGS = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED", "Cannot allocate memory")
 """What a RuntimeError of torch says where memory ran out: on the CPU, on GPUs (CUDA, NCCL, MPS), in C++, cuDNN, threads."""
-_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGT]i?B)|Unable to allocate ([\d.]+) ([KMGT]iB)")
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGTP]i?B)|Unable to allocate ([\d.]+) ([KMGTP]iB)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -52,9 +52,11 @@ def what_ran_out(error: BaseException) -> str:
     return f"out of memory on {where}, which could not give {size} more,"
 
 
-def _readable(size: int) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.1f} {unit}" if unit != "bytes" else f"{size} bytes"
-        size /= 1024  # type: ignore[assignment]
-    raise AssertionError
+def _readable(size: float) -> str:
+    if size < 1024:
+        return f"{size:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            break
+    return f"{size:.1f} {unit}"

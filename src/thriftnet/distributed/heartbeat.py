@@ -2,8 +2,9 @@
 
 A process that dies closes its connections, which the others notice in their next exchange. One that is stopped, or
 whose machine is gone, leaves them waiting inside gloo or NCCL, where no exception can reach them. So a thread of each
-process counts aloud in the store where they met, and hears the others. Where one falls silent it says so and ends its
-own process: files are complete at every moment, so that costs no more than a kill.
+process counts aloud in the store where they met, and hears the others. Where one falls silent, it says so and ends its
+own process: files are complete at every moment, so that costs no more than a kill. A second thread judges, since
+the first one waits without an end for a store whose process was stopped.
 """
 
 from __future__ import annotations
@@ -13,77 +14,95 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
 BEAT_S = 1.0
 SILENT_S = 20.0
-"""A process that was heard and then says nothing for so long is lost. Its thread needs no step to end to be heard."""
-SPEAKER_FIRST_S = 3.0
-"""So long the others stay, for torchrun stops all that are left once one has ended."""
+"""A process that was heard and then says nothing for so long is lost. Its thread counts while a long step is computed."""
+OTHERS_FIRST_S = 3.0
+"""So long a process stays that has nothing to say: torchrun stops all that are left once one has ended."""
+BY_ITSELF_S = 8.0
+"""So long the main thread may take to notice by itself that a connection broke, and to say so."""
 SAVING_S = 20.0
 """So long a process whose launcher has ended may take to save."""
-_ENDED = "ended"
+
+
+def _what_to_do() -> str:
+    return "what is saved is whole; give the same command again"
 
 
 class Heartbeat:
-    """The thread, between `start` and `stop`. `store` must be no one else's: a client answers one call at a time.
+    """The threads of one process, which end with it. `store` must be used by nobody else: a client answers one call at a time.
 
-    `launched` says whether the parent process is torchrun, without which nobody looks after the processes: then it asks
-    its own for a stop as SIGTERM does.
+    `launched`: the parent is torchrun. Once that is gone nobody looks after the processes, so this one is asked to stop,
+    as by SIGTERM.
     """
 
     def __init__(self, rank: int, world_size: int, store: dist.Store, launched: bool) -> None:
         self.rank, self.world_size, self._store, self._launched = rank, world_size, store, launched
-        self.last_words: Callable[[], str] = str
-        """What follows `; ` in the message: what is safe and how to go on, or nothing."""
+        self._last_words: list[Callable[[], str]] = []
+        """What messages say after the cause, of each `watching` that has begun."""
         self._parent = os.getppid()
         self._heard: dict[int, tuple[bytes, float]] = {}
+        """What each other process said last, and since when it says that."""
+        self._answered: float | None = time.monotonic()
+        """When the store did so last; None: it is gone."""
         self._all_here, self._done = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
 
     def start(self) -> None:
-        self._thread.start()
+        for work in (self._beat, self._judge):
+            threading.Thread(target=work, daemon=True, name=f"heartbeat{work.__name__}").start()
+
+    @contextmanager
+    def watching(self, last_words: Callable[[], str] = _what_to_do) -> Iterator[None]:
+        """While the block runs, end this process where another is lost; `last_words` says what is safe and what to do."""
+        self._forgive()
+        self._last_words.append(last_words)
+        try:
+            yield
+        finally:
+            self._last_words.pop()
 
     def wait_for_all(self, timeout_s: float) -> bool:
         """Whether every process has been heard within `timeout_s`."""
         return self._all_here.wait(timeout_s)
 
     def stop(self) -> None:
-        """To be called before the process ends, so that nobody takes it for lost."""
+        """To be called before the store is gone."""
         self._done.set()
-        self._thread.join(timeout=SPEAKER_FIRST_S)
 
     def _beat(self) -> None:
-        count, last = 0, time.monotonic()
+        count = 0
         while not self._done.wait(BEAT_S if count else 0):
             count += 1
-            if self._launched and os.getppid() != self._parent:
-                self._orphaned()
-                return
             try:
                 self._store.set(_key(self.rank), str(count))
                 self._listen()
-            except RuntimeError:  # the process with the store has ended: torchrun's, or else the main one
-                if self._launched:
-                    self._orphaned()
-                else:
-                    self._lost([0], "has ended or cannot be reached")
+                self._answered = time.monotonic()
+            except RuntimeError:
+                self._answered = None
                 return
+
+    def _judge(self) -> None:
+        last = time.monotonic()
+        while not self._done.wait(BEAT_S):
             now = time.monotonic()
             if now - last > SILENT_S / 2:
-                # It was this process that slept: what the others said meanwhile is still to be heard.
-                self._heard = {rank: (said, now) for rank, (said, _) in self._heard.items()}
+                self._forgive()
             last = now
-            silent = [rank for rank, (said, at) in self._heard.items() if now - at > SILENT_S and said != _ended()]
-            if silent:
-                self._lost(silent, f"said nothing for {SILENT_S:g} s: stopped, or its machine cannot be reached")
+            store_is_gone = self._answered is None or now - self._answered > SILENT_S
+            if self._launched and (store_is_gone or os.getppid() != self._parent):
+                self._orphaned()
+            elif store_is_gone:  # the main process had it
+                if self._answered is not None or not self._done.wait(BY_ITSELF_S):
+                    self._lost([0], "has ended or cannot be reached")
                 return
-        with suppress(RuntimeError):
-            self._store.set(_key(self.rank), _ENDED)
+            silent = [rank for rank, (_, since) in sorted(self._heard.items()) if now - since > SILENT_S]
+            if silent and self._last_words:
+                self._lost(silent, f"said nothing for {SILENT_S:g} s (stopped, or its machine cannot be reached)")
 
     def _listen(self) -> None:
         for rank in range(self.world_size):
@@ -95,37 +114,36 @@ class Heartbeat:
         if len(self._heard) == self.world_size - 1:
             self._all_here.set()
 
-    def _lost(self, silent: list[int], why: str) -> None:
-        """Of those that are left, the one with the lowest rank speaks; all end."""
-        speaks = min(set(range(self.world_size)) - set(silent)) == self.rank
-        if self._done.wait(0 if speaks else SPEAKER_FIRST_S):  # this process was about to end anyway
-            return
-        names = " and ".join(str(rank) for rank in sorted(silent))
-        noun = "process" if len(silent) == 1 else "processes"
-        self._end(f"{noun} {names} of {self.world_size} {why}" if speaks else None)
+    def _forgive(self) -> None:
+        """It was this process that slept or did not care: what the others said meanwhile is still to be heard."""
+        now = time.monotonic()
+        self._heard = {rank: (said, now) for rank, (said, _) in self._heard.items()}
+        if self._answered is not None:
+            self._answered = now
+
+    def _lost(self, lost: Sequence[int], why: str) -> None:
+        """End this process; of those that are left the one with the lowest rank says why."""
+        speaks = min(set(range(self.world_size)) - set(lost)) == self.rank
+        if self._done.wait(0 if speaks else OTHERS_FIRST_S) or not self._last_words:
+            return  # the main thread has noticed
+        if speaks:
+            whom = f"process {lost[0]}" if len(lost) == 1 else f"processes {' and '.join(map(str, lost))}"
+            message = f"{whom} of {self.world_size} {why}"
+            with suppress(Exception):  # nothing may keep this process from ending
+                message += f"; {self._last_words[-1]()}"
+            print(f"thriftnet: {message}", file=sys.stderr, flush=True)
+        os._exit(1)
 
     def _orphaned(self) -> None:
-        """Save and stop; what the main thread does not manage in time, it must do without."""
+        """Ask this process to save and stop, and then to end as it is."""
         if self.rank == 0:
-            print("thriftnet: torchrun, which started this training, has ended; saving and stopping", file=sys.stderr)
-        for _ in range(2):  # the second one ends a process that only remembers the first
-            if not self._done.is_set():
-                os.kill(os.getpid(), signal.SIGTERM)
+            print("thriftnet: torchrun, which started this, has ended; saving and stopping", file=sys.stderr, flush=True)
+        for _ in range(2):  # the second one also ends a process that waits for a step to end
+            os.kill(os.getpid(), signal.SIGTERM)
             if self._done.wait(SAVING_S):
                 return
-        self._end(None)
-
-    def _end(self, message: str | None) -> NoReturn:
-        if message is not None:
-            with suppress(Exception):  # nothing may keep this process from ending
-                message = "; ".join(filter(None, (message, self.last_words())))
-            print(f"thriftnet: {message}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
 def _key(rank: int) -> str:
     return f"thriftnet/alive/{rank}"
-
-
-def _ended() -> bytes:
-    return _ENDED.encode()

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import RecipeError, RunFolderError, StorageError
+from thriftnet.memory import is_out_of_memory
 from thriftnet.storage import PARTIAL, storage_error, write_atomic
 from thriftnet.training import checksums
 from thriftnet.training.checkpoint import FoundState, newest_first, state_name
@@ -287,6 +288,8 @@ class RunFolder:
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged archive; all mean the same to the user
+            if is_out_of_memory(error):  # which says nothing against the file
+                raise
             raise self._damaged(name, error) from None
         if not isinstance(state, dict):
             raise self._damaged(name, "it holds no training state")
