@@ -360,7 +360,7 @@ def main() -> None:
         try:
             found[scenario.__name__] = scenario(processes, folder)
         except Exception:
-            found[scenario.__name__] = AssertionError(traceback.format_exc())
+            found[f"{scenario.__name__} failed"] = traceback.format_exc()
         torch.save(found, folder / f"rank{processes.rank}.pt")
 
 

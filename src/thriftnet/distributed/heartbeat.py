@@ -70,6 +70,10 @@ class Heartbeat:
         """Whether every process has been heard within `timeout_s`."""
         return self._all_here.wait(timeout_s)
 
+    def hears(self, rank: int) -> bool:
+        """Whether that process has said something just now."""
+        return rank in self._heard and time.monotonic() - self._heard[rank][1] < BY_ITSELF_S
+
     def stop(self) -> None:
         """To be called before the store is gone."""
         self._done.set()

@@ -233,21 +233,25 @@ def from_environment(environment: Mapping[str, str]) -> Processes:
     return Processes(rank, world_size, local_rank, local_world_size)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Meeting:
     """What connects this process with the others besides gloo and NCCL: the store where they met."""
 
     processes: Processes
     store: dist.Store
     heartbeat: Heartbeat
+    told: bool = False
+    """Whether an error began here, and the others can read it."""
 
     def tell(self, error: Exception) -> None:
         """Leave the cause for those that are about to miss this process."""
         with suppress(RuntimeError):
             self.store.set(self._cause(self.processes.rank), json.dumps(_told(error)))
+            self.told = True
 
     def withdraw(self) -> None:
         """Nothing is wrong here (any more)."""
+        self.told = False
         with suppress(RuntimeError):
             self.store.delete_key(self._cause(self.processes.rank))
 
@@ -265,8 +269,8 @@ class _Meeting:
             if self.processes.main:
                 self.store.set(MAIN_SPEAKS, "yes")
                 return True
-            if isinstance(error, Interrupted):
-                return False  # which they all were
+            if isinstance(error, Interrupted) or (self.told and self.heartbeat.hears(0)):
+                return False  # the main process knows or will read it, once this one is gone
             try:
                 self.store.wait([MAIN_SPEAKS], LAST_WORD_WAIT)
             except dist.DistError:
@@ -281,7 +285,7 @@ class _Meeting:
         with suppress(RuntimeError):  # the main process or torchrun is gone: nothing to wait for
             if self.processes.main:
                 self.store.set(LAST_WORD, "said")
-            else:
+            elif not self.told:  # else the main process may wait for this one to go
                 self.store.wait([LAST_WORD], LAST_WORD_WAIT)
         dist.destroy_process_group()
 
