@@ -206,9 +206,10 @@ class Processes:
             if not (isinstance(error, RuntimeError) and _is_lost_connection(error)):
                 meeting.tell(error)
                 raise
-            raise meeting.cause_told() or ProcessLostError(
-                "another process of this training has ended or cannot be reached; torchrun's report says which"
-            ) from error
+            lost = "another process of this training has ended or cannot be reached; torchrun's report says which"
+            if last_words is None:  # else whoever gave them says more
+                lost += "; what is saved is whole; give the same command again"
+            raise meeting.cause_told() or ProcessLostError(lost) from error
 
     def _gather(self, value: T) -> list[T]:
         gathered: list[T] = [value] * self.world_size

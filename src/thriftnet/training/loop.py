@@ -81,7 +81,7 @@ def fit(
     that does not fit or a folder in use, NonFiniteLossError before the update that would have spread it, Interrupted
     after a signal, ProcessLostError where another process ended, OutOfMemoryError.
     """
-    with memory.named(lambda: _no_memory_around_steps(folder)), ExitStack() as held:
+    with processes.connected(), memory.named(lambda: _no_memory_around_steps(folder)), ExitStack() as held:
         return _fit(recipe, source, folder, display, resume, processes, held)
 
 
