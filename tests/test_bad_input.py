@@ -149,7 +149,9 @@ def read_only(here: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", here / "disk"], check=True)
 
 
-ON_A_GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 4 GiB is free."
+ON_A_GPU = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 4 GiB is free."
+)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,10 @@ FORBIDDEN_WORDS = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
 ALLOWED = {
     ("src/thriftnet/data/safe_pickle.py", "pickle.Unpickler"): "the base of the reader with a closed table of names",
     ("tests/data/test_safe_pickle.py", "pickle.loads"): "shows that the attacks are real, on pickles made there",
-    ("tests/training/test_unsafe_states.py", "torch.load without weights_only=True"): "shows the same, on states made there",
+    (
+        "tests/training/test_unsafe_states.py",
+        "torch.load without weights_only=True",
+    ): "shows the same, on states made there",
     ("tests/training/test_unsafe_states.py", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"): "is set in vain there",
     ("tests/test_no_unsafe_readers.py", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"): "is what is searched for",
     **dict.fromkeys(
@@ -57,7 +60,9 @@ def findings(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                imported[alias.asname or alias.name.split(".")[0]] = alias.name if alias.asname else alias.name.split(".")[0]
+                imported[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
                 if alias.name in FORBIDDEN_MODULES:
                     yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -103,7 +108,7 @@ def bad_call(call: ast.Call, imported: dict[str, str]) -> Iterator[str]:
 
     if name == "torch.load" and (not says("weights_only", True) or "pickle_module" in given or None in given):
         yield "torch.load without weights_only=True"
-    if name == "numpy.load" and ("allow_pickle" in given and not says("allow_pickle", False) or None in given):
+    if name == "numpy.load" and (("allow_pickle" in given and not says("allow_pickle", False)) or None in given):
         yield "numpy.load with allow_pickle"
     if name == "numpy.load" and len(call.args) > 2:
         yield "numpy.load with allow_pickle"
@@ -113,7 +118,9 @@ def bad_call(call: ast.Call, imported: dict[str, str]) -> Iterator[str]:
         words = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
         if {"eval", "exec", "loads", "Unpickler", "system"} & {str(word) for word in words}:
             yield f"{name} of {words}"
-        if name == "importlib.import_module" and {"marshal", "shelve", "pickle", "dill"} & {str(word) for word in words}:
+        if name == "importlib.import_module" and {"marshal", "shelve", "pickle", "dill"} & {
+            str(word) for word in words
+        }:
             yield f"{name} of {words}"
 
 

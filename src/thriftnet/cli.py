@@ -584,7 +584,11 @@ def _out_of_memory(error: Exception) -> None:
 
     if is_out_of_memory(error):
         what = what_ran_out(error).removesuffix(",")
-        _fail(OutOfMemoryError(f"{what}; files already written are complete; use a machine with more memory, or less data"))
+        _fail(
+            OutOfMemoryError(
+                f"{what}; files already written are complete; use a machine with more memory, or less data"
+            )
+        )
 
 
 def _fail(error: ThriftnetError) -> NoReturn:

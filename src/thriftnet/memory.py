@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from thriftnet.errors import OutOfMemoryError, ThriftnetError
 
 _SAYINGS = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED", "Cannot allocate memory")
-"""What a RuntimeError of torch says where memory ran out: on the CPU, on GPUs (CUDA, NCCL, MPS), in C++, cuDNN, threads."""
+"""What a RuntimeError of torch says where memory ran out: on the CPU, on GPUs, in C++, in cuDNN, for threads."""
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGTP]i?B)|Unable to allocate ([\d.]+) ([KMGTP]iB)")
 
 
@@ -55,8 +55,5 @@ def what_ran_out(error: BaseException) -> str:
 def _readable(size: float) -> str:
     if size < 1024:
         return f"{size:.0f} bytes"
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            break
-    return f"{size:.1f} {unit}"
+    power = 1 if size < 1024**2 else 2 if size < 1024**3 else 3
+    return f"{size / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"

@@ -118,8 +118,10 @@ class Predictor:
         """Raises Interrupted after a signal, OutOfMemoryError."""
         at_once = self.batch_size or run.recipe.training.evaluation_batch_size
         with memory.named(
-            lambda: f"to predict {min(at_once, len(images))} images of {images.shape[2]} x {images.shape[3]} px at once; nothing unfinished "
-            "was written; evaluate and predict take a smaller --batch-size"
+            lambda: (
+                f"to predict {min(at_once, len(images))} images of {images.shape[2]} x {images.shape[3]} px at once; "
+                "nothing unfinished was written; evaluate and predict take a smaller --batch-size"
+            )
         ):
             return self._logits_of_batches(run, network, images, at_once)
 

@@ -1,8 +1,8 @@
 """Processes that are lost, for tests/distributed/test_heartbeat.py: python -m tests.distributed.lost FOLDER.
 
 Every rank is a real process with the real command line, forked from here because importing takes longer than the rest.
-They meet as torchrun's do. Of each case FOLDER/results.json has, by rank, how it ended, after how many seconds, and what
-it said.
+They meet as torchrun's do. Of each case FOLDER/results.json has, by rank, how it ended, after how many seconds, and
+what it said.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def send(number: int) -> Callable[[], None]:
 
 
 def no_memory() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB"
+    )
 
 
 def a_bug() -> None:
@@ -198,7 +200,11 @@ def watch(folder: Path) -> dict[str, dict[str, Any]]:
             deadlines[name] = time.monotonic() + GIVEN_UP_S
         for name in sorted(waiting):
             case, now = CASES[name], time.monotonic()
-            if case.launched and name not in lost and all((folder / f"{name} {rank} trains").exists() for rank in (0, 1)):
+            if (
+                case.launched
+                and name not in lost
+                and all((folder / f"{name} {rank} trains").exists() for rank in (0, 1))
+            ):
                 ranks = json.loads((folder / f"{name} ranks").read_text())
                 os.kill(case.pids[0], signal.SIGKILL)
                 os.waitpid(case.pids[0], 0)

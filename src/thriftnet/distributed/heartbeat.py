@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 BEAT_S = 1.0
 SILENT_S = 20.0
-"""A process that was heard and then says nothing for so long is lost. Its thread counts while a long step is computed."""
+"""A process that was heard and then says nothing for so long is lost. Its thread counts through long steps too."""
 OTHERS_FIRST_S = 3.0
 """So long a process stays that has nothing to say: torchrun stops all that are left once one has ended."""
 BY_ITSELF_S = 8.0
@@ -35,13 +37,13 @@ def _what_to_do() -> str:
 
 
 class Heartbeat:
-    """The threads of one process, which end with it. `store` must be used by nobody else: a client answers one call at a time.
+    """The threads of one process, which end with it. `store` is nobody else's: a client answers one call at a time.
 
-    `launched`: the parent is torchrun. Once that is gone nobody looks after the processes, so this one is asked to stop,
-    as by SIGTERM.
+    `launched`: the parent is torchrun. Once that is gone nobody looks after the processes, so this one is asked to
+    stop, as by SIGTERM.
     """
 
-    def __init__(self, rank: int, world_size: int, store: dist.Store, launched: bool) -> None:
+    def __init__(self, rank: int, world_size: int, store: Store, launched: bool) -> None:
         self.rank, self.world_size, self._store, self._launched = rank, world_size, store, launched
         self._last_words: list[Callable[[], str]] = []
         """What messages say after the cause, of each `watching` that has begun."""
@@ -58,7 +60,7 @@ class Heartbeat:
 
     @contextmanager
     def watching(self, last_words: Callable[[], str] = _what_to_do) -> Iterator[None]:
-        """While the block runs, end this process where another is lost; `last_words` says what is safe and what to do."""
+        """While the block runs, end this process where another is lost; `last_words`: what is safe and what to do."""
         self._forgive()
         self._last_words.append(last_words)
         try:
@@ -141,7 +143,9 @@ class Heartbeat:
     def _orphaned(self) -> None:
         """Ask this process to save and stop, and then to end as it is."""
         if self.rank == 0:
-            print("thriftnet: torchrun, which started this, has ended; saving and stopping", file=sys.stderr, flush=True)
+            print(
+                "thriftnet: torchrun, which started this, has ended; saving and stopping", file=sys.stderr, flush=True
+            )
         for _ in range(2):  # the second one also ends a process that waits for a step to end
             os.kill(os.getpid(), signal.SIGTERM)
             if self._done.wait(SAVING_S):

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,9 @@ from thriftnet import errors
 from thriftnet.distributed.heartbeat import SILENT_S, Heartbeat
 from thriftnet.errors import Interrupted, ProcessLostError, ThriftnetError, UserError
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -35,7 +38,7 @@ LAST_WORD = "thriftnet/main-process-has-ended"
 LAST_WORD_WAIT = timedelta(seconds=5)  # torchrun's own patience with what is left of a failed group is 30 s
 MAIN_SPEAKS, SPEAKER = "thriftnet/main-process-speaks", "thriftnet/speakers"
 MEET_S = 300.0
-"""So long processes wait for each other at the start: one that is still importing cannot be told from one that is gone."""
+"""So long processes wait for each other at the start: one that still imports cannot be told from one that is gone."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ class _Meeting:
     """What connects this process with the others besides gloo and NCCL: the store where they met."""
 
     processes: Processes
-    store: dist.Store
+    store: Store
     heartbeat: Heartbeat
     told: bool = False
     """Whether an error began here, and the others can read it."""
@@ -316,7 +319,8 @@ def join() -> Processes:
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=MEET_S)))
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        own = dist.TCPStore(*place, None, False, timedelta(seconds=SILENT_S), wait_for_workers=False)
+        patience = timedelta(seconds=SILENT_S)
+        own = dist.TCPStore(*place, None, False, patience, wait_for_workers=False)  # type: ignore[attr-defined]
         heartbeat = Heartbeat(rank, world_size, own, "TORCHELASTIC_RUN_ID" in os.environ)
         heartbeat.start()
         with heartbeat.watching():
@@ -330,8 +334,8 @@ def join() -> Processes:
             heartbeat.stop()
         reason = str(error).splitlines()[0]
         raise ProcessLostError(
-            f"cannot reach the other processes ({reason}); nothing was trained; check torchrun's addresses, and whether "
-            "one of them has ended"
+            f"cannot reach the other processes ({reason}); nothing was trained; check torchrun's addresses, and "
+            "whether one of them has ended"
         ) from error
     meeting = _Meeting(processes, store, heartbeat)
     _met.append(meeting)

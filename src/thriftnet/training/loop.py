@@ -664,7 +664,6 @@ class _Run:
             f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
 
-
     def _no_memory_for_a_step(self, epoch: int, step: int, size: int) -> str:
         side = self.batches.side_px(epoch) or self.data.train.images.shape[2]
         share = self.processes.shard(size)
@@ -673,8 +672,8 @@ class _Run:
             self.folder.log("out of memory", epoch=epoch, step=step, batch_images=size, side_px=side)
         return (
             f"for a batch of {size} images of {side} x {side} px{part} in {self.runtime.precision}, in epoch {epoch}, "
-            f"step {step + 1} of {self.schedule.steps_per_epoch}; no smaller batch was tried; this run needs more memory, "
-            f"a new one less with a smaller training.batch_size (another training, with another recipe hash)"
+            f"step {step + 1} of {self.schedule.steps_per_epoch}; no smaller batch was tried; this run needs more "
+            f"memory, a new one less with a smaller training.batch_size (another training, with another recipe hash)"
             f"{self._or_bf16()}"
         )
 

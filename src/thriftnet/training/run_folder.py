@@ -282,7 +282,7 @@ class RunFolder:
         return newest_first([path.name for path in self.path.iterdir()]) if self.path.is_dir() else []
 
     def _read_state(self, name: str) -> dict[str, Any]:
-        """Read with torch's restricted unpickler, and with nothing else. Raises UserError for a torch that is too old."""
+        """Read with torch's restricted unpickler and nothing else. Raises UserError where torch is too old for that."""
         require_safe_reader(torch.__version__)
         if not self._checksums().of(name) and self.has(checksums.NAME):
             raise self._damaged(name, f"{checksums.NAME} does not list it")

@@ -211,8 +211,8 @@ class Pool:
     @property
     def _what_to_do(self) -> str:
         return (
-            f"trials that have ended are recorded; {self.search.folder / 'logs'} may say more; give the same command again "
-            "to go on"
+            f"trials that have ended are recorded; {self.search.folder / 'logs'} may say more; give the same command "
+            "again to go on"
         )
 
     def _dismiss(self) -> None:
