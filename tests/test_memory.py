@@ -168,8 +168,8 @@ def test_a_gpu_without_memory_ends_the_training_and_no_batch_is_ever_another(
     assert str(caught.value) == (
         "out of memory on the GPU, which could not give 20.00 GiB more, for a batch of 20 images of 16 x 16 px in "
         "fp32, in epoch 2, step 2 of 4; no smaller batch was tried; this run needs more memory, a new one less with a "
-        "smaller training.batch_size (another training, with another recipe hash) or runtime.precision = bf16; epoch 1 of 4 is "
-        f"saved; go on with: thriftnet train --resume {run.path}"
+        "smaller training.batch_size (another training, with another recipe hash) or runtime.precision = bf16; epoch 1 "
+        f"of 4 is saved; go on with: thriftnet train --resume {run.path}"
     )
     assert sizes == [20, 20, 20, 12, 20, 20]
     fit(recipe, TinySource(), run, SilentDisplay(), resume=True)

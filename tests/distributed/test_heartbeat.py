@@ -86,8 +86,8 @@ def test_where_the_main_process_is_lost_another_speaks(place: Path, case: str) -
     ("case", "kind"),
     [
         ("out of memory", "process 1 of 2: out of memory on the GPU, which could not give 20.00 GiB more, for a batch "
-         "of 20 images of 16 x 16 px, 10 of them in each process in fp32, in epoch 2, step 2 of 4; no smaller batch was "
-         "tried; "),
+         "of 20 images of 16 x 16 px, 10 of them in each process in fp32, in epoch 2, step 2 of 4; no smaller batch "
+         "was tried; "),
         ("a bug", "process 1 of 2 failed (KeyError: 'a bug'); "),
     ],
 )  # fmt: skip
