@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import pickle
 import re
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -25,10 +27,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import thriftnet as library
 from tests.conftest import Outcome, Trained, thriftnet
+from thriftnet.training import loop
 from thriftnet.training.progress import SilentDisplay
 from thriftnet.training.run_folder import RunFolder
 
@@ -145,6 +149,52 @@ def read_only(here: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", here / "disk"], check=True)
 
 
+ON_A_GPU = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 4 GiB is free."
+)
+
+
+@contextlib.contextmanager
+def in_the_second_epoch(act: Callable[[], None]) -> Iterator[None]:
+    """`act` is called in its second step."""
+    before, count = loop.train_step, itertools.count()
+
+    def step(*arguments: Any) -> Any:
+        if next(count) == 5:
+            act()
+        return before(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        yield
+
+
+def no_memory(*_: Any, **__: Any) -> Any:
+    raise torch.OutOfMemoryError(ON_A_GPU)
+
+
+@contextlib.contextmanager
+def changed(target: str, value: object) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, value)
+        yield
+
+
+def harmful_states(here: Path) -> None:
+    folder, state = RunFolder(here / "run"), io.BytesIO()
+    torch.save({"network": Harmful()}, state)
+    for name in ("resume-00000044.pt", "resume-00000048.pt"):
+        folder.write_bytes(name, state.getvalue())
+
+
+def goes_on_to_the_same_numbers(name: str) -> Callable[[Path], None]:
+    def check(here: Path) -> None:
+        assert thriftnet("train", "--resume", name).status == 0
+        assert timeless(name) == timeless("run")
+
+    return check
+
+
 @dataclass(frozen=True)
 class Case:
     """How the folder is prepared, what may change in it, and what must be true afterwards."""
@@ -153,6 +203,8 @@ class Case:
     may_change: tuple[str, ...] = ()
     """Paths, with everything below them."""
     check: Callable[[Path], None] = nothing
+    fault: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """What goes wrong while the commands run."""
 
 
 def resumes_once_there_is_space(here: Path) -> None:
@@ -196,6 +248,17 @@ CASES = {
     "A run folder that cannot be made": Case(),
     "A run folder in use": Case(),
     "A run folder that may only be read": Case(read_only, check=predicts_all_the_same),
+    "Too little memory": Case(
+        may_change=("small",), check=goes_on_to_the_same_numbers("small"), fault=lambda: in_the_second_epoch(no_memory)
+    ),
+    "Too little memory to predict": Case(fault=lambda: changed("thriftnet.predictor.predict_logits", no_memory)),
+    "Stopped by SIGTERM": Case(
+        may_change=("stopped",),
+        check=goes_on_to_the_same_numbers("stopped"),
+        fault=lambda: in_the_second_epoch(lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    ),
+    "A resume state that tries to run code": Case(harmful_states),
+    "A torch whose reader has known holes": Case(fault=lambda: changed("torch.__version__", "2.9.1")),
     "NaN in the loss": Case(may_change=("steep",), check=says_where_in_its_events),
 }
 
@@ -231,7 +294,8 @@ def test_message_status_and_what_stays_unharmed(title: str, workplace: Path) -> 
     case.prepare(workplace)
     before = content(workplace, case.may_change)
     for command, message in section.commands:
-        outcome = run(command)
+        with case.fault():
+            outcome = run(command)
         assert outcome.error.replace(f"{workplace}/", "") == message
         assert outcome.status == section.status
     assert content(workplace, case.may_change) == before

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "thriftnet"
 # Each may import only from those above it and from itself; docs/architecture.md draws it.
 ORDER = [
     "errors",
+    "memory",
     "config",
     "recipe",
     "twins",

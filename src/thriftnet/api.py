@@ -242,6 +242,7 @@ def evaluate(
     weights: Which = "selected",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
+    batch_size: int | None = None,
 ) -> Measurement:
     """Measure a run, or the mean of several, on a split; write `evaluation-<split>.json` and figures into its folder.
 
@@ -249,7 +250,7 @@ def evaluate(
     """
     measurement = inference.measure(
         _all_opened(run), split, data=data, tta=tta, weights=weights, calibrated=calibrated,
-        adapt_batchnorm=adapt_batchnorm,
+        adapt_batchnorm=adapt_batchnorm, batch_size=batch_size,
     )  # fmt: skip
     draw_evaluation_figures(measurement)
     track_evaluation(measurement)
@@ -265,6 +266,7 @@ def evaluate_shift(
     weights: Which = "selected",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
+    batch_size: int | None = None,
     images: int | None = None,
     html: Path | str | None = None,
     say: Say = lambda line: None,
@@ -275,7 +277,7 @@ def evaluate_shift(
     """
     measurement = shift.measure_shift(
         _all_opened(run), split, data=data, tta=tta, weights=weights, calibrated=calibrated,
-        adapt_batchnorm=adapt_batchnorm, images=images, say=say,
+        adapt_batchnorm=adapt_batchnorm, batch_size=batch_size, images=images, say=say,
     )  # fmt: skip
     draw_shift_figures(measurement)
     if html is not None:
@@ -344,11 +346,12 @@ def predict(
     tta: Averaging = "none",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
+    batch_size: int | None = None,
 ) -> Predictions:
     """Predict unlabelled images with a run or the mean of several; with `out`, write the CSV `ID,Label`."""
     return inference.predict(
         _all_opened(run), images, out=out, probabilities=probabilities, names=names, tta=tta, calibrated=calibrated,
-        adapt_batchnorm=adapt_batchnorm,
+        adapt_batchnorm=adapt_batchnorm, batch_size=batch_size,
     )  # fmt: skip
 
 

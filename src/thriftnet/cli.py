@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from thriftnet.errors import ThriftnetError, UserError
+from thriftnet.errors import OutOfMemoryError, ThriftnetError, UserError
 from thriftnet.storage import storage_error
 
 app = typer.Typer(
@@ -55,6 +56,10 @@ DataOption = Annotated[
         help="digits, cifar10, cifar100, or a path: CIFAR folder or tar.gz, Parquet, folder of class folders, .npz. "
         "Default: $THRIFTNET_DATA, else digits.",
     ),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(help="Images at once; default: the recipe's training.evaluation_batch_size.", min=1),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value, e.g. optimizer.lr=0.05.", metavar="KEY=VALUE")
@@ -164,6 +169,7 @@ def evaluate(
     weights: Annotated[Literal["selected", "last"], typer.Option(help="Which epoch's weights.")] = "selected",
     calibrated: CalibratedOption = False,
     adapt_batchnorm: AdaptOption = False,
+    batch_size: BatchSizeOption = None,
     shift: Annotated[bool, typer.Option("--shift", help="Under 19 corruptions x 5 severities as well.")] = False,
     shift_images: ShiftImagesOption = None,
     html: Annotated[Path | None, typer.Option(help="With --shift: one HTML page about it.")] = None,
@@ -172,7 +178,13 @@ def evaluate(
     """Measure a run on a split; `--split test` opens the sealed test set and logs it in the run."""
     from thriftnet import api
 
-    how: dict[str, Any] = {"tta": tta, "weights": weights, "calibrated": calibrated, "adapt_batchnorm": adapt_batchnorm}
+    how: dict[str, Any] = {
+        "tta": tta,
+        "weights": weights,
+        "calibrated": calibrated,
+        "adapt_batchnorm": adapt_batchnorm,
+        "batch_size": batch_size,
+    }
     measured: Any
     if shift:
         measured = api.evaluate_shift(run, split, data=data, images=shift_images, html=html, say=_say, **how)
@@ -263,13 +275,14 @@ def predict(
     tta: AveragingOption = "none",
     calibrated: CalibratedOption = False,
     adapt_batchnorm: AdaptOption = False,
+    batch_size: BatchSizeOption = None,
 ) -> None:
     """Predict the classes of unlabelled images into a CSV file."""
     from thriftnet import api
 
     predictions = api.predict(
         run, images, out=out, probabilities=probabilities, names=names, tta=tta, calibrated=calibrated,
-        adapt_batchnorm=adapt_batchnorm,
+        adapt_batchnorm=adapt_batchnorm, batch_size=batch_size,
     )  # fmt: skip
     for note in predictions.notes:
         typer.echo(note, err=True)
@@ -554,15 +567,33 @@ def study_list(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Entry point: errors raised on purpose become one line on standard error and an exit status."""
+    if "WORLD_SIZE" in os.environ:  # a lost process is told of in a line, not in torch's pages of C++ frames
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app(prog_name="thriftnet")
     except ThriftnetError as error:
         _fail(error)
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        _out_of_memory(error)
+        if not isinstance(error, OSError):
+            raise
         # Written files have a StorageError of their own; a full disk without a file's name is standard output's.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
             raise
         _fail(storage_error(Path("standard output"), error, "files already written are complete"))
+
+
+def _out_of_memory(error: Exception) -> None:
+    """Fail where an error is one of memory that nobody could say more about."""
+    from thriftnet.memory import is_out_of_memory, what_ran_out
+
+    if is_out_of_memory(error):
+        what = what_ran_out(error).removesuffix(",")
+        _fail(
+            OutOfMemoryError(
+                f"{what}; files already written are complete; use a machine with more memory, or less data"
+            )
+        )
 
 
 def _fail(error: ThriftnetError) -> NoReturn:

@@ -11,6 +11,7 @@
     ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
     ├── StorageError               the operating system refused a write (full disk, quota, permission)
     ├── ProcessLostError           another of several processes ended, or cannot be reached
+    ├── OutOfMemoryError           the machine or the GPU has too little memory; never retried with a smaller batch
     └── Interrupted                Ctrl-C or SIGTERM; what was done is saved and can go on (exit status 130 or 143)
 
 The command line prints the message of any of these as one line and never shows a traceback for them.
@@ -75,6 +76,10 @@ class StorageError(ThriftnetError):
 
 class ProcessLostError(ThriftnetError):
     """Another process of the same training ended or cannot be reached."""
+
+
+class OutOfMemoryError(ThriftnetError):
+    """The machine or the GPU has too little memory. Nothing is tried again with another batch."""
 
 
 class Interrupted(ThriftnetError):

@@ -124,6 +124,7 @@ def measure(
     weights: Which = "selected",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
+    batch_size: int | None = None,
 ) -> Measurement:
     """Measure a run on a split of its data and write `evaluation-<split>.json`.
 
@@ -131,9 +132,10 @@ def measure(
     a safetensors file of the same name; see `evaluation.per_image`. Of several runs the mean of the class probabilities
     is measured, and written into the first one's folder. Opening the test split is logged in each. Raises DataError for
     data that does not fit the runs, RunFolderError for one that is damaged or being trained, Interrupted after a
-    signal.
+    signal, OutOfMemoryError where `batch_size` images at once (None: the recipe's training.evaluation_batch_size) are
+    too many.
     """
-    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
+    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm, batch_size)
     with predictor.runs[0].folder.only_writer():
         return _measure(predictor, split, data)
 
@@ -176,13 +178,14 @@ def predict(
     weights: Which = "selected",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
+    batch_size: int | None = None,
 ) -> Predictions:
     """Predict unlabelled images: the course's pickle, a folder of images, Parquet or .npz; see `data.prediction_input`.
 
     Of several runs the class probabilities are averaged. With `out`, a CSV file `ID,Label` in the input's order.
-    Raises DataError for input that cannot be read, Interrupted after a signal.
+    Raises DataError for input that cannot be read, Interrupted after a signal, OutOfMemoryError as `measure` does.
     """
-    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
+    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm, batch_size)
     facts, _ = predictor.runs[0].data, predictor.networks
     unlabelled = read_unlabelled(Path(images), facts.channels, facts.image_side)
     chances = predictor.logits(unlabelled.images).softmax(1)

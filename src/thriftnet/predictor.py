@@ -11,6 +11,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from thriftnet import memory
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import DataError, RunFolderError
@@ -58,6 +59,8 @@ class Predictor:
     """Divide each run's logits by its fitted temperature."""
     adapt_batchnorm: bool = False
     """Take BatchNorm's statistics from the images themselves (`evaluation.batchnorm_adaptation`)."""
+    batch_size: int | None = None
+    """Images at once; None: each run's `training.evaluation_batch_size`. The adaptation depends on it a little."""
 
     def __post_init__(self) -> None:
         first = self.runs[0].data
@@ -112,10 +115,21 @@ class Predictor:
         return parts[0] if len(parts) == 1 else mean_of_runs(parts)
 
     def _logits(self, run: Run, network: nn.Module, images: Tensor) -> Tensor:
+        """Raises Interrupted after a signal, OutOfMemoryError."""
+        at_once = self.batch_size or run.recipe.training.evaluation_batch_size
+        with memory.named(
+            lambda: (
+                f"to predict {min(at_once, len(images))} images of {images.shape[2]} x {images.shape[3]} px at once; "
+                "nothing unfinished was written; evaluate and predict take a smaller --batch-size"
+            )
+        ):
+            return self._logits_of_batches(run, network, images, at_once)
+
+    def _logits_of_batches(self, run: Run, network: nn.Module, images: Tensor, at_once: int) -> Tensor:
         place: dict[str, Any] = {
             "device": self.runtime.device,
             "channels_last": self.runtime.channels_last,
-            "batch_size": run.recipe.training.evaluation_batch_size,
+            "batch_size": at_once,
         }
         if self.adapt_batchnorm:
             network = adapt_batchnorm(network, images, run.data.mean, run.data.std, **place)
@@ -155,6 +169,7 @@ class Predictor:
             "adapt_batchnorm": self.adapt_batchnorm,
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
+            **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import RunFolderError
+from thriftnet.memory import is_out_of_memory
 from thriftnet.models.build import build_model
 from thriftnet.training.run_folder import RunFolder, Which
 
@@ -106,6 +107,8 @@ class Run:
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             detail = str(error).splitlines()[-1].strip()
             raise RunFolderError(
                 f"{self.path / weights}.safetensors does not fit the run's recipe ({detail}); restore both from one run"

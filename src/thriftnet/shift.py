@@ -187,6 +187,7 @@ def measure_shift(
     weights: Which = "selected",
     calibrated: bool = False,
     adapt_batchnorm: bool = False,
+    batch_size: int | None = None,
     images: int | None = None,
     say: Say = lambda line: None,
 ) -> ShiftMeasurement:
@@ -196,7 +197,7 @@ def measure_shift(
     and a finished one is taken as it is, as long as weights, data and settings are the same. `say` is told each
     corruption's accuracy. Raises what `inference.measure` raises.
     """
-    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm)
+    predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm, batch_size)
     first, networks = predictor.runs[0], predictor.networks
     assert networks  # a damaged run shows before the test set is opened
     source = open_fitting(first, data)

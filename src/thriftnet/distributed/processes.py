@@ -2,12 +2,14 @@
 
 Rank r of W processes has the r-th contiguous part of every global batch. Each method of `Processes` says whether all
 processes must call it; such calls come in the same order everywhere, and `Processes.together` turns an error in one
-into the same error in all, so that nobody waits for a process that has left.
+into the same error in all, so that nobody waits for a process that has left. `heartbeat` watches for one that left
+without a word.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import signal
 import warnings
@@ -16,19 +18,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from thriftnet.errors import ProcessLostError, ThriftnetError, UserError
+from thriftnet import errors
+from thriftnet.distributed.heartbeat import SILENT_S, Heartbeat
+from thriftnet.errors import Interrupted, ProcessLostError, ThriftnetError, UserError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 LAST_WORD = "thriftnet/main-process-has-ended"
 LAST_WORD_WAIT = timedelta(seconds=5)  # torchrun's own patience with what is left of a failed group is 30 s
+MAIN_SPEAKS, SPEAKER = "thriftnet/main-process-speaks", "thriftnet/speakers"
+MEET_S = 300.0
+"""So long processes wait for each other at the start: one that still imports cannot be told from one that is gone."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +147,9 @@ class Processes:
             yield
         except Exception as caught:
             error = caught
-        for rank, told in enumerate(self._gather(None if error is None else (type(error), str(error)))):
+        for rank, told in enumerate(self._gather(None if error is None else _told(error))):
             if told is not None and error is None:
-                kind, message = told
-                if issubclass(kind, ThriftnetError):
-                    error = kind(f"process {rank} of {self.world_size}: {message}")
-                else:
-                    error = ProcessLostError(f"process {rank} of {self.world_size} failed ({kind.__name__}: {message})")
+                error = _error_of(rank, self.world_size, *told)
         if error is not None:
             raise error
 
@@ -185,16 +191,28 @@ class Processes:
         return self._gather(value) if self.several else [value]
 
     @contextmanager
-    def connected(self) -> Iterator[None]:
-        """Turn the failure to reach another process, which torch reports in many ways, into ProcessLostError."""
-        try:
+    def connected(self, last_words: Callable[[], str] | None = None) -> Iterator[None]:
+        """Turn the failure to reach another process, which torch reports in many ways, into that process's error.
+
+        Where it ended without a word, that is a ProcessLostError. Where it was stopped, so that this process waits for
+        it inside torch, the heartbeat ends this process; `last_words` then gives what its message says after the cause.
+        """
+        meeting = _met[0] if self.several and _met else None
+        if meeting is None:
             yield
-        except RuntimeError as error:
-            if not self.several or not _is_lost_connection(error):
+            return
+        meeting.withdraw()
+        try:
+            with meeting.heartbeat.watching(*() if last_words is None else (last_words,)):
+                yield
+        except Exception as error:
+            if not (isinstance(error, RuntimeError) and _is_lost_connection(error)):
+                meeting.tell(error)
                 raise
-            raise ProcessLostError(
-                "another process of this training has ended or cannot be reached; torchrun's report says which"
-            ) from error
+            lost = "another process of this training has ended or cannot be reached; torchrun's report says which"
+            if last_words is None:  # else whoever gave them says more
+                lost += "; what is saved is whole; give the same command again"
+            raise meeting.cause_told() or ProcessLostError(lost) from error
 
     def _gather(self, value: T) -> list[T]:
         gathered: list[T] = [value] * self.world_size
@@ -219,6 +237,71 @@ def from_environment(environment: Mapping[str, str]) -> Processes:
     return Processes(rank, world_size, local_rank, local_world_size)
 
 
+@dataclass
+class _Meeting:
+    """What connects this process with the others besides gloo and NCCL: the store where they met."""
+
+    processes: Processes
+    store: Store
+    heartbeat: Heartbeat
+    told: bool = False
+    """Whether an error began here, and the others can read it."""
+
+    def tell(self, error: Exception) -> None:
+        """Leave the cause for those that are about to miss this process."""
+        with suppress(RuntimeError):
+            self.store.set(self._cause(self.processes.rank), json.dumps(_told(error)))
+            self.told = True
+
+    def withdraw(self) -> None:
+        """Nothing is wrong here (any more)."""
+        self.told = False
+        with suppress(RuntimeError):
+            self.store.delete_key(self._cause(self.processes.rank))
+
+    def cause_told(self) -> ThriftnetError | None:
+        """The error that another process left; None where it had no time to."""
+        with suppress(RuntimeError):  # the store's process may be the one that is gone
+            for rank in range(self.processes.world_size):
+                if rank != self.processes.rank and self.store.check([self._cause(rank)]):
+                    return _error_of(rank, self.processes.world_size, *json.loads(self.store.get(self._cause(rank))))
+        return None
+
+    def speaks(self, error: ThriftnetError) -> bool:
+        """Whether this process is the one that tells the user: the main one, or the first of those that outlived it."""
+        try:
+            if self.processes.main:
+                self.store.set(MAIN_SPEAKS, "yes")
+                return True
+            if isinstance(error, Interrupted) or (self.told and self.heartbeat.hears(0)):
+                return False  # the main process knows or will read it, once this one is gone
+            try:
+                self.store.wait([MAIN_SPEAKS], LAST_WORD_WAIT)
+            except dist.DistError:
+                return int(self.store.add(SPEAKER, 1)) == 1
+        except RuntimeError:  # nor is the store there, so there is nobody to ask
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Stay until the main process has said its last word: torchrun stops it once another one ends badly."""
+        self.heartbeat.stop()
+        with suppress(RuntimeError):  # the main process or torchrun is gone: nothing to wait for
+            if self.processes.main:
+                self.store.set(LAST_WORD, "said")
+            elif not self.told:  # else the main process may wait for this one to go
+                self.store.wait([LAST_WORD], LAST_WORD_WAIT)
+        dist.destroy_process_group()
+
+    @staticmethod
+    def _cause(rank: int) -> str:
+        return f"thriftnet/cause/{rank}"
+
+
+_met: list[_Meeting] = []
+"""The meeting that `join` made."""
+
+
 @cache
 def join() -> Processes:
     """This process's place among those that torchrun started, connected with them until it ends; else ALONE.
@@ -232,25 +315,31 @@ def join() -> Processes:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     from torch.distributed.rendezvous import rendezvous  # absent where torch was built without it
 
+    heartbeat = None
     try:
-        store, rank, world_size = next(rendezvous("env://"))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=MEET_S)))
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        patience = timedelta(seconds=SILENT_S)
+        own = dist.TCPStore(*place, None, False, patience, wait_for_workers=False)  # type: ignore[attr-defined]
+        heartbeat = Heartbeat(rank, world_size, own, "TORCHELASTIC_RUN_ID" in os.environ)
+        heartbeat.start()
+        with heartbeat.watching():
+            if not heartbeat.wait_for_all(MEET_S):
+                raise RuntimeError(f"not all {world_size} have come after {MEET_S:g} s")
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     except ValueError as error:  # a variable that says where the others are is missing or wrong
         raise UserError(f"cannot find the other processes ({error}); start with torchrun") from None
     except RuntimeError as error:
+        if heartbeat is not None:
+            heartbeat.stop()
         reason = str(error).splitlines()[0]
-        raise ProcessLostError(f"cannot reach the other processes ({reason}); check torchrun's addresses") from error
-
-    def leave() -> None:
-        """Stay until the main process has said its last word: torchrun stops it once another one ends badly."""
-        with suppress(RuntimeError):  # the main process or torchrun is gone: nothing to wait for
-            if processes.main:
-                store.set(LAST_WORD, "said")
-            else:
-                store.wait([LAST_WORD], LAST_WORD_WAIT)
-        dist.destroy_process_group()
-
-    atexit.register(leave)
+        raise ProcessLostError(
+            f"cannot reach the other processes ({reason}); nothing was trained; check torchrun's addresses, and "
+            "whether one of them has ended"
+        ) from error
+    meeting = _Meeting(processes, store, heartbeat)
+    _met.append(meeting)
+    atexit.register(meeting.leave)
     return processes
 
 
@@ -264,20 +353,38 @@ def joined() -> Iterator[Processes]:
 
 @contextmanager
 def one_voice() -> Iterator[Processes]:
-    """Around a command: of processes that fail together only the main one raises; the rest end with the same status."""
+    """Around a command: of processes that fail together only the main one raises; the rest end with the same status.
+
+    Where the main one is gone, another takes its place.
+    """
     processes = join()
     try:
-        yield processes
+        with processes.connected():
+            yield processes
     except ThriftnetError as error:
         if processes.several:
             # torchrun stops all processes once one has ended badly: this one is ending, with a status of its own.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-        if processes.main:
+        if not _met or _met[0].speaks(error):
             raise
         raise SystemExit(error.exit_status) from None
 
 
+def _told(error: Exception) -> tuple[str, str]:
+    """(kind, message) of an error, as it travels; of one of ours the kind that `errors` has."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__]
+    return (kinds or [type(error).__name__])[0], str(error)
+
+
+def _error_of(rank: int, world_size: int, kind: str, message: str) -> ThriftnetError:
+    """The error that process `rank` told of."""
+    known = getattr(errors, kind, None)
+    if kind == "Interrupted" or not (isinstance(known, type) and issubclass(known, ThriftnetError)):
+        return ProcessLostError(f"process {rank} of {world_size} failed ({kind}: {message})")
+    return known(f"process {rank} of {world_size}: {message}")
+
+
 def _is_lost_connection(error: RuntimeError) -> bool:
     """gloo raises plain RuntimeErrors that name its source files or blame a worker; NCCL and the store have classes."""
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "remote worker"))
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in ("gloo", "remote worker"))

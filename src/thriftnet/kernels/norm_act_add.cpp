@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 namespace {
@@ -335,40 +336,60 @@ void backward_any(const void* dy, const void* x, const void* y, void* dx, void* 
       static_cast<T*>(masked), rows, channels, mean, scale, inverse_std, bias, dweight, dbias, threads);
 }
 
+// Runs `work` and returns whether memory ran out. A C++ exception may not reach the caller, nor leave a team of threads:
+// what a thread allocates for itself is a few kilobytes.
+template <class Work>
+int out_of_memory(const Work& work) {
+  try {
+    work();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
 }  // namespace
 
 extern "C" {
 
+// Each returns whether memory ran out.
+
 // `mean`, `scale`, `inverse_std`: float [channels], written for the backward pass. `running_mean` and `running_var` may
 // be null, as may `residual`.
-void norm_act_add_training(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
-                           int relu, const float* weight, const float* bias, float* running_mean, float* running_var,
-                           double momentum, double eps, float* mean, float* scale, float* inverse_std, int threads) {
-  if (is_bf16)
-    forward_training(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual),
-                     static_cast<uint16_t*>(y), rows, channels, relu, weight, bias, running_mean, running_var, momentum,
-                     eps, mean, scale, inverse_std, threads);
-  else
-    forward_training(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                     channels, relu, weight, bias, running_mean, running_var, momentum, eps, mean, scale, inverse_std,
-                     threads);
+int norm_act_add_training(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
+                          int relu, const float* weight, const float* bias, float* running_mean, float* running_var,
+                          double momentum, double eps, float* mean, float* scale, float* inverse_std, int threads) {
+  return out_of_memory([&] {
+    if (is_bf16)
+      forward_training(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual),
+                       static_cast<uint16_t*>(y), rows, channels, relu, weight, bias, running_mean, running_var,
+                       momentum, eps, mean, scale, inverse_std, threads);
+    else
+      forward_training(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
+                       channels, relu, weight, bias, running_mean, running_var, momentum, eps, mean, scale,
+                       inverse_std, threads);
+  });
 }
 
-void norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels, int relu,
-                        const float* mean, const float* scale, const float* bias, int threads) {
-  if (is_bf16)
-    forward_fixed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), static_cast<uint16_t*>(y),
-                  rows, channels, relu, mean, scale, bias, threads);
-  else
-    forward_fixed(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                  channels, relu, mean, scale, bias, threads);
+int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels, int relu,
+                       const float* mean, const float* scale, const float* bias, int threads) {
+  return out_of_memory([&] {
+    if (is_bf16)
+      forward_fixed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), static_cast<uint16_t*>(y),
+                    rows, channels, relu, mean, scale, bias, threads);
+    else
+      forward_fixed(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
+                    channels, relu, mean, scale, bias, threads);
+  });
 }
 
 // `y` and `masked` (the residual's gradient) only where there is a residual and ReLU, else null; `dx` may be null.
-void norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* y, void* dx, void* masked, long rows,
-                           long channels, int relu, const float* mean, const float* scale, const float* inverse_std,
-                           const float* bias, float* dweight, float* dbias, int threads) {
+int norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* y, void* dx, void* masked, long rows,
+                          long channels, int relu, const float* mean, const float* scale, const float* inverse_std,
+                          const float* bias, float* dweight, float* dbias, int threads) {
   const auto run = is_bf16 ? backward_any<uint16_t> : backward_any<float>;
-  run(dy, x, y, dx, masked, rows, channels, relu, mean, scale, inverse_std, bias, dweight, dbias, threads);
+  return out_of_memory([&] {
+    run(dy, x, y, dx, masked, rows, channels, relu, mean, scale, inverse_std, bias, dweight, dbias, threads);
+  });
 }
 }

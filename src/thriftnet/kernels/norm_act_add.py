@@ -34,7 +34,7 @@ def prepare() -> None:
     library = load_kernels("norm_act_add")
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, f"norm_act_add_{name}")
-        function.argtypes, function.restype = [*arguments, _INT], None
+        function.argtypes, function.restype = [*arguments, _INT], _INT
 
 
 def use_kernels(network: nn.Module) -> None:
@@ -101,10 +101,11 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, relu: bool, residual: Tensor | None)
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> None:
-    """Call the C function with tensors as pointers, in as many threads as torch uses."""
+    """Call the C function with tensors as pointers, in as many threads as torch uses. Raises MemoryError."""
     function = getattr(load_kernels("norm_act_add"), f"norm_act_add_{name}")
     plain = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    function(*plain, torch.get_num_threads())
+    if function(*plain, torch.get_num_threads()):
+        raise MemoryError("no memory for a normalisation's sums")
 
 
 def _layout(x: Tensor) -> tuple[int, int]:

@@ -155,13 +155,18 @@ inline void transform(Read read, Write write) {
 // Memory that a thread keeps for its next call: fresh pages for every convolution would cost as much as a transform.
 class Workspace {
  public:
-  float* get(long count) {
+  // Whether there is memory for `count` numbers.
+  bool reserve(long count) {
     if (count > size_) {
       size_ = 0;
       memory_.reset(static_cast<float*>(std::aligned_alloc(64, (count + 15) / 16 * 64)));
-      if (!memory_) std::abort();
-      size_ = count;
+      if (memory_) size_ = count;
     }
+    return count <= size_;
+  }
+
+  float* get(long count) {
+    if (!reserve(count)) std::abort();  // not after `reserve_all`
     return memory_.get();
   }
 
@@ -174,6 +179,15 @@ class Workspace {
 };
 
 thread_local Workspace team_space, own_space;
+
+// Whether there is memory for the team's workspace and each thread's own. Asked before a team works: nothing that is
+// thrown or returned in the middle of its work could leave it.
+bool reserve_all(long team, long own, int threads) {
+  bool enough = team_space.reserve(team);
+#pragma omp parallel num_threads(threads) reduction(&& : enough)
+  enough = own_space.reserve(own);
+  return enough;
+}
 
 // Images as tiles of 4x4 pixels; those at the right and lower edges may be partly outside.
 struct Images {
@@ -354,20 +368,25 @@ void add_products(const float* __restrict dm, const float* __restrict v, long v_
 
 extern "C" {
 
+// Both functions return whether memory ran out; they have written nothing then.
+
 // x: [images, height, width, in], y: [images, height, width, out], bias: [out] or null. weight: [out, 3, 3, in], or
 // where `turned` [in, 3, 3, out]: the gradient of a layer's input is the turned convolution of its output's.
-void winograd_convolve(const float* x, const float* weight, const float* bias, float* y, long count, long height,
-                       long width, long in_channels, long out_channels, int turned, int threads) {
+int winograd_convolve(const float* x, const float* weight, const float* bias, float* y, long count, long height,
+                      long width, long in_channels, long out_channels, int turned, int threads) {
   const Images images(count, height, width);
   const bool many_filters = kPoints * in_channels * out_channels * 4 > kManyFiltersBytes;
   const long team_block = (many_filters ? kBlockOfManyFilters : kBlock) * threads;
   const long blocks = (images.tiles + team_block - 1) / team_block * threads;  // as many for every thread
   const long block = (images.tiles + blocks - 1) / blocks;
   const Layout in(in_channels, block), out(out_channels, block);
-  float* const u = team_space.get(filters_offset(in, out.chunks, 0, 0, 1));
+  const long filters = filters_offset(in, out.chunks, 0, 0, 1);
+  const long own = in.size + out.size + in_channels + out_channels;
+  if (!reserve_all(filters, own, threads)) return 1;
+  float* const u = team_space.get(filters);
 #pragma omp parallel num_threads(threads)
   {
-    float* const v = own_space.get(in.size + out.size + in_channels + out_channels);
+    float* const v = own_space.get(own);
     float* const m = v + in.size;
     float* const zeros = m + out.size;
     float* const outside = zeros + in_channels;
@@ -394,11 +413,12 @@ void winograd_convolve(const float* x, const float* weight, const float* bias, f
         write_tile(images, out, m + tile * kLanes, bias, outside, first + tile, y);
     }
   }
+  return 0;
 }
 
 // dweight: [out, 3, 3, in] from x: [images, height, width, in] and dy: [images, height, width, out].
-void winograd_weight_gradient(const float* x, const float* dy, float* dweight, long count, long height, long width,
-                              long in_channels, long out_channels, int threads) {
+int winograd_weight_gradient(const float* x, const float* dy, float* dweight, long count, long height, long width,
+                             long in_channels, long out_channels, int threads) {
   const Images images(count, height, width);
   const long du_stride = (in_channels + kLanes - 1) / kLanes * kLanes;
   const long point_size = (out_channels + kLanes - 1) / kLanes * kLanes * du_stride, part_size = kPoints * point_size;
@@ -408,10 +428,13 @@ void winograd_weight_gradient(const float* x, const float* dy, float* dweight, l
   const long block = std::min(tiles_per_part, in_parts ? kBlock : kSharedBlock);
   const Layout in(in_channels, block), out(out_channels, block);
   const long widest = (std::max(in_channels, out_channels) + 15) / 16 * 16;
-  float* const du = team_space.get(parts * part_size + in.size + out.size);
+  const long shared = parts * part_size + in.size + out.size;
+  const long own = widest + (in_parts ? in.size + out.size : 0);
+  if (!reserve_all(shared, own, threads)) return 1;
+  float* const du = team_space.get(shared);
 #pragma omp parallel num_threads(threads)
   {
-    float* const zeros = own_space.get(widest + (in_parts ? in.size + out.size : 0));
+    float* const zeros = own_space.get(own);
     std::fill_n(zeros, widest, 0.0f);
     float* const v = in_parts ? zeros + widest : du + part_size;
     float* const dm = v + in.size;
@@ -466,5 +489,6 @@ void winograd_weight_gradient(const float* x, const float* dy, float* dweight, l
       }
     }
   }
+  return 0;
 }
 }

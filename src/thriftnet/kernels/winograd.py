@@ -42,7 +42,7 @@ def prepare() -> None:
     library = load_kernels("winograd")
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = [*arguments, _INT], None
+        function.argtypes, function.restype = [*arguments, _INT], _INT
 
 
 def use_kernels(network: nn.Module) -> None:
@@ -92,9 +92,10 @@ def suits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _call(name: str, *arguments: Tensor | int | None) -> None:
-    """Call the C function with tensors as pointers, in as many threads as torch uses."""
+    """Call the C function with tensors as pointers, in as many threads as torch uses. Raises MemoryError."""
     plain = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    getattr(load_kernels("winograd"), name)(*plain, torch.get_num_threads())
+    if getattr(load_kernels("winograd"), name)(*plain, torch.get_num_threads()):
+        raise MemoryError("no memory for a convolution's workspace")
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int, turned: bool) -> Tensor:

@@ -15,6 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thriftnet.errors import UserError
+
+SAFE_TORCH = (2, 10)
+"""The first without known holes in the reader that states need: CVE-2025-32434 ran code before 2.6, CVE-2026-24747
+corrupted memory before 2.10. pyproject.toml asks for as much."""
+_FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 _NAME = re.compile(r"resume-(\d{8,})\.pt")
 
 
@@ -50,6 +56,26 @@ class FoundState:
 def state_name(updates: int) -> str:
     """The file of the state after so many updates."""
     return f"resume-{updates:08d}.pt"
+
+
+def require_safe_reader(version: str) -> None:
+    """Raise UserError for a torch whose restricted reader of states has a known hole; `version` as torch gives it."""
+    release = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if release < SAFE_TORCH:
+        raise UserError(
+            f"torch {version} has known holes in its restricted reader of files (CVE-2026-24747, fixed in 2.10), so no "
+            "resume state is read; nothing was changed; install torch 2.10 or newer"
+        )
+
+
+def refusal(error: Exception) -> str:
+    """Why torch's restricted reader did not take a state, without its advice to use the unrestricted one."""
+    foreign = _FOREIGN.search(str(error))
+    if foreign is not None:
+        return f"it wants to use {foreign[1]}, which no state needs and which was not run: do not trust this folder"
+    if "weights_only" in str(error):
+        return "it holds what torch's restricted reader refuses, and nothing of it was run: do not trust this folder"
+    return str(error)
 
 
 def newest_first(names: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ import gc
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thriftnet import memory
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment.mixing import Targets
@@ -30,6 +31,7 @@ from thriftnet.distributed.processes import ALONE, Processes
 from thriftnet.errors import (
     Interrupted,
     NonFiniteLossError,
+    OutOfMemoryError,
     ProcessLostError,
     RecipeError,
     RunFolderError,
@@ -77,9 +79,9 @@ def fit(
 
     Raises BudgetError or RecipeError before any data is read, DataError for unusable data, RunFolderError for a resume
     that does not fit or a folder in use, NonFiniteLossError before the update that would have spread it, Interrupted
-    after a signal, ProcessLostError where another process ended.
+    after a signal, ProcessLostError where another process ended, OutOfMemoryError.
     """
-    with ExitStack() as held:
+    with processes.connected(), memory.named(lambda: _no_memory_around_steps(folder)), ExitStack() as held:
         return _fit(recipe, source, folder, display, resume, processes, held)
 
 
@@ -143,13 +145,25 @@ def _fit(
             run.schedule.steps_per_epoch,
             len(run.history),
         )
-        with watch_signals() as request, processes.connected():
+
+        def last_words() -> str:
+            display.stop()
+            return run.what_is_saved()
+
+        with watch_signals() as request, processes.connected(last_words):
             run.train(display, request)
-    except (StorageError, ProcessLostError) as error:
+    except (StorageError, ProcessLostError, OutOfMemoryError) as error:
         raise type(error)(f"{error}; {run.what_is_saved()}") from None
     finally:
         display.stop()
     return data
+
+
+def _no_memory_around_steps(folder: RunFolder) -> str:
+    return (
+        f"before or between the steps of a training, where no batch size counts; what {folder.path} holds is safe; "
+        "use a machine with more memory, or fewer images (data.train_images)"
+    )
 
 
 def _check_shards(recipe: RecipeConfig, processes: Processes) -> None:
@@ -372,6 +386,8 @@ class _Run:
             self.selected_weights = state["selected_weights"]
             self.position = Position(**state["position"]) if state["position"] is not None else None
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            if memory.is_out_of_memory(error):
+                raise
             raise RunFolderError(
                 f"{self.folder.path / found.name} does not fit this recipe ({error}); restore it or train again"
             ) from None
@@ -408,14 +424,20 @@ class _Run:
             loss_sum, correct_sum, seen = sums.tolist()
             return Position(step, loss_sum, int(correct_sum), int(seen), time.perf_counter() - started)
 
+        step = begun.step
+
+        def no_memory() -> str:
+            return self._no_memory_for_a_step(epoch, step, batches.size(step))
+
         try:
             for step in range(begun.step, batches.steps):
                 self._heed(request, step, position)
                 size = batches.size(step)
-                images, labels = self._batch(batches, step)
-                set_rates(self.learner.optimizer, lr_of(step), self.schedule.momentum(first_step + step))
-                perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
-                loss, correct = train_step(self.learner, images, labels, perturbed, size)
+                with memory.named(no_memory):
+                    images, labels = self._batch(batches, step)
+                    set_rates(self.learner.optimizer, lr_of(step), self.schedule.momentum(first_step + step))
+                    perturbed = has_begun(self.recipe.perturbation, first_step + step, self.schedule.total_steps)
+                    loss, correct = train_step(self.learner, images, labels, perturbed, size)
                 sums += torch.stack([loss * size, correct, torch.full_like(loss, size)])
                 if step % STEPS_PER_REPORT == STEPS_PER_REPORT - 1:
                     arrived = reading.of(torch.cat([sums, guard.found[None].to(exact)]))
@@ -441,7 +463,8 @@ class _Run:
         }
         for split, held in self.held.items():
             heed = partial(self._heed, request, batches.steps, position)
-            measured = self._evaluate(held, heed) if held is not None else None
+            with memory.named(partial(self._no_memory_to_evaluate, epoch)):
+                measured = self._evaluate(held, heed) if held is not None else None
             row[f"{split}_loss"], row[f"{split}_accuracy"] = measured or (None, None)
         row["images_per_s"] = seen / train_s
         earlier_s = self.history[-1]["elapsed_s"] if self.history else 0.0
@@ -494,7 +517,6 @@ class _Run:
         Alone, `heed` is called before each batch; the parts of several processes may have different numbers of batches.
         """
         self.processes.share_buffers(self.evaluated_network)
-        batch_size = self.recipe.training.evaluation_batch_size
         logits = predict_logits(
             self.evaluated_network,
             held.images[self.processes.shard(len(held))],
@@ -503,11 +525,16 @@ class _Run:
             device=self.runtime.device,
             dtype=self.runtime.autocast_dtype,
             channels_last=self.runtime.channels_last,
-            batch_size=max(batch_size, EVALUATED_AT_ONCE) if self.runtime.device.type == "cuda" else batch_size,
+            batch_size=self._evaluated_at_once,
             before_batch=None if self.processes.several else heed,
         )
         logits = self.processes.all_rows(logits, len(held))
         return float(F.cross_entropy(logits, held.labels)), float((logits.argmax(1) == held.labels).double().mean())
+
+    @property
+    def _evaluated_at_once(self) -> int:
+        batch_size = self.recipe.training.evaluation_batch_size
+        return max(batch_size, EVALUATED_AT_ONCE) if self.runtime.device.type == "cuda" else batch_size
 
     def _select(self, row: dict[str, Any]) -> bool:
         """Whether this epoch is the one to keep so far: higher accuracy, of equal ones lower loss, else the first.
@@ -638,6 +665,32 @@ class _Run:
             f"the update was not made and {self._saved()}; start a new run with a lower optimizer.lr, "
             f"some schedule.warmup_epochs or optimizer.clip_norm=1.0"
         )
+
+    def _no_memory_for_a_step(self, epoch: int, step: int, size: int) -> str:
+        side = self.batches.side_px(epoch) or self.data.train.images.shape[2]
+        share = self.processes.shard(size)
+        part = f", {share.stop - share.start} of them in each process" if self.processes.several else ""
+        with suppress(MemoryError):
+            self.folder.log("out of memory", epoch=epoch, step=step, batch_images=size, side_px=side)
+        return (
+            f"for a batch of {size} images of {side} x {side} px{part} in {self.runtime.precision}, in epoch {epoch}, "
+            f"step {step + 1} of {self.schedule.steps_per_epoch}; no smaller batch was tried; this run needs more "
+            f"memory, a new one less with a smaller training.batch_size (another training, with another recipe hash)"
+            f"{self._or_bf16()}"
+        )
+
+    def _no_memory_to_evaluate(self, epoch: int) -> str:
+        side = self.data.train.images.shape[2]
+        with suppress(MemoryError):
+            self.folder.log("out of memory", epoch=epoch, evaluated_at_once=self._evaluated_at_once, side_px=side)
+        return (
+            f"to evaluate {self._evaluated_at_once} images of {side} x {side} px at once in {self.runtime.precision}, "
+            f"after epoch {epoch}; this run needs more memory, a new one less with a smaller "
+            f"training.evaluation_batch_size (the same training under another recipe hash){self._or_bf16()}"
+        )
+
+    def _or_bf16(self) -> str:
+        return "" if self.runtime.autocast_dtype is not None else " or runtime.precision = bf16"
 
 
 def _or_none(value: Any) -> Any:

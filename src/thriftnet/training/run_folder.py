@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -33,9 +34,10 @@ from torch import Tensor, nn
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import RecipeError, RunFolderError, StorageError
+from thriftnet.memory import is_out_of_memory
 from thriftnet.storage import PARTIAL, storage_error, write_atomic
 from thriftnet.training import checksums
-from thriftnet.training.checkpoint import FoundState, newest_first, state_name
+from thriftnet.training.checkpoint import FoundState, newest_first, refusal, require_safe_reader, state_name
 from thriftnet.training.checksums import Checksums, sha256
 from thriftnet.training.lock import LOCK, only_writer
 
@@ -280,14 +282,19 @@ class RunFolder:
         return newest_first([path.name for path in self.path.iterdir()]) if self.path.is_dir() else []
 
     def _read_state(self, name: str) -> dict[str, Any]:
-        """Read with torch's restricted unpickler."""
+        """Read with torch's restricted unpickler and nothing else. Raises UserError where torch is too old for that."""
+        require_safe_reader(torch.__version__)
         if not self._checksums().of(name) and self.has(checksums.NAME):
             raise self._damaged(name, f"{checksums.NAME} does not list it")
         content = self.read_bytes(name)
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # torch's name other readers, which are not restricted
+                warnings.simplefilter("ignore")
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged archive; all mean the same to the user
-            raise self._damaged(name, error) from None
+            if is_out_of_memory(error):  # which says nothing against the file
+                raise
+            raise self._damaged(name, refusal(error) or error) from None
         if not isinstance(state, dict):
             raise self._damaged(name, "it holds no training state")
         return state

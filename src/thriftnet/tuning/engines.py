@@ -25,7 +25,7 @@ from thriftnet.tuning.study import Search
 from thriftnet.tuning.trial import Job, Outcome, run_trial
 from thriftnet.tuning.worker import job_message
 
-LEASE_S = 60.0
+LEASE_S = 25.0
 """A worker that says nothing for so long is given up; it says something every second."""
 START_S = 300.0
 """So long a pool waits for its first worker."""
@@ -172,7 +172,7 @@ class Pool:
                             seat.worker.send(job_message(job))
                             seat.job = job
                 if now - began > START_S and not any(seat.ready for seat in self.seats.values()):
-                    raise ProcessLostError(f"no worker was ready after {START_S:.0f} s; look into {self._logs}")
+                    raise ProcessLostError(f"no worker was ready after {START_S:.0f} s; {self._what_to_do}")
                 time.sleep(_PAUSE_S)
         finally:
             self._dismiss()
@@ -187,7 +187,7 @@ class Pool:
         if ended is None and (not seat.ready or now - seat.heard <= self.lease_s):
             return
         if not seat.ready:
-            raise ProcessLostError(f"a worker {ended} before it could work; look into {self._logs}")
+            raise ProcessLostError(f"a worker {ended} before it could work; {self._what_to_do}")
         seat.worker.kill()
         del self.seats[number]
         if seat.job is not None:
@@ -204,13 +204,16 @@ class Pool:
             self.search.finish(seat.job, Outcome(message["state"], message["reason"]))
             seat.job = None
         elif kind == "error" and seat.job is not None:
-            error = ThriftnetError(f"trial {seat.job.number}: {message['message']}; {self._logs} may say more")
+            error = ThriftnetError(f"trial {seat.job.number}: {message['message']}; {self._what_to_do}")
             error.exit_status = message["exit_status"]
             raise error
 
     @property
-    def _logs(self) -> Path:
-        return self.search.folder / "logs"
+    def _what_to_do(self) -> str:
+        return (
+            f"trials that have ended are recorded; {self.search.folder / 'logs'} may say more; give the same command "
+            "again to go on"
+        )
 
     def _dismiss(self) -> None:
         """End all workers: politely, then surely."""

@@ -8,13 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from thriftnet.campaign import train_missing
 from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
 from thriftnet.data.open import open_source
-from thriftnet.errors import BudgetError, NonFiniteLossError
+from thriftnet.errors import BudgetError, NonFiniteLossError, OutOfMemoryError
 from thriftnet.run import Run
 from thriftnet.tracking.display import TrackedDisplay, tracked
 from thriftnet.training.progress import Display, SilentDisplay
@@ -73,7 +71,7 @@ def run_trial(job: Job, report: Report) -> Outcome:
     """Train `job` as far as it is not yet trained, reporting each new epoch.
 
     Its figures are drawn for trackers alone: drawing takes longer than a short trial. A loss that became NaN, a network
-    over its budget and a GPU without memory are a trial's own failure. Raises what else `train_missing` raises: such
+    over its budget and too little memory are a trial's own failure. Raises what else `train_missing` raises: such
     errors would meet the other trials too.
     """
     source = _source(job.data, job.recipe.data.image_side)
@@ -85,7 +83,7 @@ def run_trial(job: Job, report: Report) -> Outcome:
     except _Pruned:
         RunFolder(job.path).log("pruned")
         return Outcome("pruned")
-    except (NonFiniteLossError, BudgetError, torch.OutOfMemoryError) as error:
+    except (NonFiniteLossError, BudgetError, OutOfMemoryError) as error:
         return Outcome("failed", " ".join(str(error).split()))
     return Outcome("completed")
 
