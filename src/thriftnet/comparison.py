@@ -264,7 +264,7 @@ def _measured_sides(
 
 
 def _side(name: str, runs: Sequence[Run], results: Sequence[PerImageResults], split: Split) -> Side:
-    environments = [run.folder.read_json("environment.json") for run in runs]
+    environments = [run.environment for run in runs]
     return Side(
         name=name,
         seeds=tuple(run.recipe.training.seed for run in runs),

@@ -21,7 +21,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 MOST_CHARACTERS = 10_000
 """Of a message: two of the longest paths that a system has, with the words around them."""
 

@@ -128,7 +128,10 @@ def _check_input(path: Path) -> None:
 def _recipe_examples() -> list[bytes]:
     small = recipes.to_toml(tiny_recipe())
     packaged = [recipes.to_toml(recipes.load(name)) for name in recipes.names()]
-    children = ['inherits = "liu-4x2"\n[training]\nepochs = 3\n', 'inherits = "xu-resnet18"\n[model]\nblocks = [1, 1]\n']
+    children = [
+        'inherits = "liu-4x2"\n[training]\nepochs = 3\n',
+        'inherits = "xu-resnet18"\n[model]\nblocks = [1, 1]\n',
+    ]
     return [text.encode() for text in (small, *packaged, *children)]
 
 
@@ -204,7 +207,10 @@ def _read_prediction_pickle(content: bytes, folder: Path) -> None:
 
 
 def _batch(rows: int = 20) -> dict[bytes, Any]:
-    return {b"data": np.arange(rows * 3072).reshape(rows, 3072).astype(np.uint8), b"labels": [*range(10)] * (rows // 10)}
+    return {
+        b"data": np.arange(rows * 3072).reshape(rows, 3072).astype(np.uint8),
+        b"labels": [*range(10)] * (rows // 10),
+    }
 
 
 def _cifar_python_examples() -> list[bytes]:
@@ -411,9 +417,7 @@ def _trained() -> Path:
     for part, images in (("train", split.train()), ("test", split.test())):
         arrays |= {f"x_{part}": images.images.numpy(), f"y_{part}": images.labels.numpy()}
     np.savez(data, **arrays)
-    run = api.train(
-        tiny_recipe(training={"epochs": 2}), str(data), out=place / "run", display=SilentDisplay()
-    )
+    run = api.train(tiny_recipe(training={"epochs": 2}), str(data), out=place / "run", display=SilentDisplay())
     api.calibrate(run)
     api.evaluate(run, "validation")
     return run.path
@@ -467,7 +471,9 @@ def _read_run(content: bytes, folder: Path) -> None:
             lambda: run.history,
             run.network,
             lambda: read_temperature(run, "selected"),
-            lambda: decode_per_image(run.folder.read_bytes("evaluation-validation.safetensors"), path / "evaluation-validation.safetensors"),
+            lambda: decode_per_image(
+                run.folder.read_bytes("evaluation-validation.safetensors"), path / "evaluation-validation.safetensors"
+            ),
         )
         refused = None
         for read in readers:

@@ -62,7 +62,7 @@ class _TooMuch(Exception):
 
 
 class _Bounded:
-    """A file of which no more than MOST_ARCHIVE_BYTES are read: tarfile believes what a header claims of its own size."""
+    """A file of which no more than MOST_ARCHIVE_BYTES are read: tarfile believes what a header claims."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -79,9 +79,7 @@ class NpzArrays:
         except Exception as error:  # it is Python text, whose parser raises many kinds
             raise ValueError(f"its header cannot be read: {type(error).__name__}") from None
         if dtype.hasobject:
-            raise DataError(
-                f"{self.path} holds objects at {key}, not numbers; save arrays of uint8 and of integers"
-            )
+            raise DataError(f"{self.path} holds objects at {key}, not numbers; save arrays of uint8 and of integers")
         claimed, present = array_bytes(shape, dtype.itemsize), size - stream.tell()
         if claimed != present or min(shape, default=0) < 0 or dtype.itemsize == 0:
             raise ValueError(f"an array of shape {shape} and type {dtype} with {present:,} bytes")

@@ -263,7 +263,9 @@ def _check_sizes(metadata: pq.FileMetaData, path: Path) -> None:
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
-            check_decompressed(chunk.total_uncompressed_size, chunk.total_compressed_size, f"{path}: {chunk.path_in_schema}")
+            check_decompressed(
+                chunk.total_uncompressed_size, chunk.total_compressed_size, f"{path}: {chunk.path_in_schema}"
+            )
 
 
 def _one_line(error: Exception) -> str:

@@ -105,7 +105,11 @@ def _from_pickle(path: Path, channels: int, side: int) -> Unlabelled:
         return _from_array(content, None, str(path), channels, side)
     data = field(content, "data") if isinstance(content, dict) else None
     if not isinstance(data, np.ndarray):
-        keys = ", ".join(map(reprlib.repr, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
+        keys = (
+            ", ".join(map(reprlib.repr, list(content)[:_SHOWN]))
+            if isinstance(content, dict)
+            else type(content).__name__
+        )
         raise DataError(f"{path} holds {keys or 'nothing'}; expected a dict with b'data' (an array) and b'ids'")
     return _from_array(data, field(content, "ids"), f"{path}: data", channels, side)
 

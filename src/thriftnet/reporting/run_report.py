@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pydantic
 import torch
 
 from thriftnet import recipe as recipes
@@ -89,7 +88,7 @@ def write_run_report(run: Run, path: Path) -> None:
 
 def gather(run: Run) -> RunReport:
     """Everything on the page. Of several evaluations the plain one of the test split is shown, else of validation."""
-    recipe, result, environment = run.recipe, run.result, run.folder.read_json("environment.json")
+    recipe, result, environment = run.recipe, run.result, run.environment
     evaluation, suffix = _stored_evaluation(run)
     kept = result["selected"]
     curves = _curves(run)
@@ -179,14 +178,9 @@ def _distribution(evaluation: Evaluation) -> Any:
 
 def _stored_evaluation(run: Run) -> tuple[Evaluation | None, str]:
     for split in ("test", "validation"):
-        name = f"evaluation-{split}.json"
-        if run.folder.has(name):
-            try:
-                return Evaluation.from_dict(run.folder.read_json(name)), split
-            except pydantic.ValidationError:
-                raise RunFolderError(
-                    f"{run.path / name} is damaged; evaluate again: thriftnet evaluate {run.path} --split {split}"
-                ) from None
+        evaluation = run.evaluation(split)
+        if evaluation is not None:
+            return evaluation, split
     return None, "test"
 
 
