@@ -251,7 +251,9 @@ def explain(error: ValidationError, root: type[BaseModel] = RecipeConfig) -> str
     place = list(complaint["loc"])
     # pydantic names the variant of an operation too (augment.ops.0.rotation.degrees); the file has no such level.
     shown = [
-        step for at, step in enumerate(place) if step not in [_tag(each) for each in _sections_at(place[:at], root)]
+        step
+        for at, step in enumerate(place)
+        if step not in (*(_tag(each) for each in _sections_at(place[:at], root)), "constrained-int")
     ]
     field = ".".join(map(str, shown)) or "recipe"
     if complaint["type"] == "extra_forbidden":

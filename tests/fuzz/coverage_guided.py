@@ -37,7 +37,7 @@ def fuzz(target_name: str, seconds: int, findings: Path, corpus: Path, seed: int
     import atheris
 
     with atheris.instrument_imports(include=covers):
-        from tests.fuzz.targets import HANG_S, MOST_BYTES, TARGETS, check
+        from tests.fuzz.targets import MOST_BYTES, TARGETS, WAITING_S, check
 
     target = TARGETS[target_name]
     for number, content in enumerate(target.examples()):
@@ -66,7 +66,7 @@ def fuzz(target_name: str, seconds: int, findings: Path, corpus: Path, seed: int
     options = {
         "max_total_time": seconds,
         "max_len": MOST_BYTES,
-        "timeout": 2 * HANG_S,
+        "timeout": 2 * WAITING_S,
         "rss_limit_mb": MEMORY_MB,
         "print_final_stats": 1,
         "seed": seed,

@@ -47,8 +47,10 @@ from thriftnet.training.progress import SilentDisplay
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning import config as studies
 
-HANG_S = 30
-"""No input of these sizes may take longer, also on a busy machine; a usual one takes milliseconds."""
+HANG_S = 20
+"""Of the process's own CPU time: no input of these sizes may take longer; a usual one takes milliseconds."""
+WAITING_S = 300
+"""Of the clock, for what waits instead of computing; a busy machine stretches HANG_S tenfold."""
 MOST_BYTES = 100_000
 """Of an input: parsers are reached with far less, and every run then stays short."""
 
@@ -71,7 +73,7 @@ def check(target: Target, content: bytes, folder: Path) -> bool:
     unraisable: list[Any] = []
     earlier, sys.unraisablehook = sys.unraisablehook, unraisable.append
     try:
-        with _at_most(HANG_S):
+        with _at_most(HANG_S, WAITING_S):
             target.read(content, folder)
         accepted = True
     except ThriftnetError as error:
@@ -89,17 +91,20 @@ class Hang(BaseException):
 
 
 @contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
+def _at_most(computing_s: int, waiting_s: int) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Hang(f"longer than {seconds} s")
+        raise Hang(f"more than {computing_s} s of computing or {waiting_s} s in all")
 
-    earlier = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    kinds = ((signal.ITIMER_PROF, signal.SIGPROF, computing_s), (signal.ITIMER_REAL, signal.SIGALRM, waiting_s))
+    earlier = [signal.signal(number, stop) for _, number, _ in kinds]
+    for timer, _, seconds in kinds:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, earlier)
+        for (timer, number, _), handler in zip(kinds, earlier, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -127,7 +132,7 @@ def _check_input(path: Path) -> None:
 
 def _recipe_examples() -> list[bytes]:
     small = recipes.to_toml(tiny_recipe())
-    packaged = [recipes.to_toml(recipes.load(name)) for name in recipes.names()]
+    packaged = [recipes.to_toml(recipes.load(name)) for name in recipes.names()[::4]]
     children = [
         'inherits = "liu-4x2"\n[training]\nepochs = 3\n',
         'inherits = "xu-resnet18"\n[model]\nblocks = [1, 1]\n',
@@ -408,7 +413,7 @@ def _read_parquet(content: bytes, folder: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _trained() -> Path:
+def trained() -> Path:
     """A finished run with its evaluation and its temperature; lies beside what else this process writes."""
     place = Path(mkdtemp(prefix="thriftnet-fuzz-", dir=_memory()))
     data = place / "tiny.npz"
@@ -444,13 +449,13 @@ RUN_FILES = (
 
 
 def _run_examples() -> list[bytes]:
-    return [bytes([at]) + (_trained() / name).read_bytes() for at, name in enumerate(RUN_FILES)]
+    return [bytes([at]) + (trained() / name).read_bytes() for at, name in enumerate(RUN_FILES)]
 
 
 @contextmanager
 def _with_file(name: str, content: bytes) -> Iterator[Path]:
     """The trained run with one file replaced and its digest fitting, until the block ends."""
-    folder = RunFolder(_trained())
+    folder = RunFolder(trained())
     original, sums = folder.read_bytes(name), (folder.path / checksums.NAME).read_bytes()
     folder.write_bytes(name, content)
     try:
@@ -497,14 +502,14 @@ def _read_measured(content: bytes, folder: Path) -> None:
     """The same, measured, set against itself and gone on with, in a copy."""
     name = RUN_FILES[(content or b"\0")[0] % len(RUN_FILES)]
     copy = folder / "run"
-    shutil.copytree(_trained(), copy)
+    shutil.copytree(trained(), copy)
     RunFolder(copy).write_bytes(name, content[1:])
     refused = None
     for use in (
-        lambda: api.predict(copy, _trained().parent / "tiny.npz"),
-        lambda: api.compare([copy, _trained()], "validation"),
+        lambda: api.predict(copy, trained().parent / "tiny.npz"),
+        lambda: api.compare([copy, trained()], "validation"),
         lambda: api.evaluate(copy, "validation"),
-        lambda: api.resume(copy, str(_trained().parent / "tiny.npz"), SilentDisplay()),
+        lambda: api.resume(copy, str(trained().parent / "tiny.npz"), SilentDisplay()),
     ):
         try:
             use()
@@ -516,25 +521,27 @@ def _read_measured(content: bytes, folder: Path) -> None:
 
 
 def _sums_examples() -> list[bytes]:
-    return [(_trained() / checksums.NAME).read_bytes().rpartition(b"# ")[0]]
+    return [(trained() / checksums.NAME).read_bytes().rpartition(b"# ")[0]]
 
 
 def _read_sums(content: bytes, folder: Path) -> None:
     """SHA256SUMS with its own sum right, and as it is."""
-    path = _trained() / checksums.NAME
+    path = trained() / checksums.NAME
     original = path.read_bytes()
     try:
-        for text in (content, content + f"# {checksums.sha256(content)}\n".encode()):
-            path.write_bytes(text)
-            with suppress(ThriftnetError):
-                RunFolder(path.parent).check()
-            load_run(path.parent).recipe  # noqa: B018
+        path.write_bytes(content)
+        with suppress(ThriftnetError):
+            RunFolder(path.parent).check()
+        path.write_bytes(content + f"# {checksums.sha256(content)}\n".encode())
+        with suppress(ThriftnetError):
+            RunFolder(path.parent).check()
+        load_run(path.parent).recipe  # noqa: B018
     finally:
         path.write_bytes(original)
 
 
 def _state() -> Path:
-    return sorted(_trained().glob("resume-*.pt"))[-1]
+    return sorted(trained().glob("resume-*.pt"))[-1]
 
 
 def _state_examples() -> list[bytes]:
@@ -546,7 +553,7 @@ def _state_examples() -> list[bytes]:
 def _read_state(content: bytes, folder: Path) -> None:
     """A resume state: the whole file, or the pickle in it with the archive's sums right. Both states are the same."""
     copy = folder / "run"
-    shutil.copytree(_trained(), copy)
+    shutil.copytree(trained(), copy)
     changed = content[1:]
     if content[:1] != b"\1":
         with zipfile.ZipFile(_state()) as archive:
@@ -554,7 +561,7 @@ def _read_state(content: bytes, folder: Path) -> None:
         changed = _zip({name: changed if name.endswith("data.pkl") else each for name, each in members.items()})
     for state in copy.glob("resume-*.pt"):
         RunFolder(copy).write_bytes(state.name, changed)
-    api.resume(copy, str(_trained().parent / "tiny.npz"), SilentDisplay())
+    api.resume(copy, str(trained().parent / "tiny.npz"), SilentDisplay())
 
 
 _DATA = ("thriftnet.data",)

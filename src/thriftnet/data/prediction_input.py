@@ -11,7 +11,6 @@ image has the same, a note says so.
 
 from __future__ import annotations
 
-import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from thriftnet.data.arrays import as_images
 from thriftnet.data.decode import ENDINGS, convert_all, decode_all
 from thriftnet.data.image_folder import find_images
 from thriftnet.data.npz import NpzArrays
-from thriftnet.data.safe_pickle import field, load_pickle
+from thriftnet.data.safe_pickle import field, load_pickle, shortly
 from thriftnet.errors import DataError
 
 _NPZ_IMAGES = ("images", "data", "x_test", "test_images")
@@ -105,11 +104,7 @@ def _from_pickle(path: Path, channels: int, side: int) -> Unlabelled:
         return _from_array(content, None, str(path), channels, side)
     data = field(content, "data") if isinstance(content, dict) else None
     if not isinstance(data, np.ndarray):
-        keys = (
-            ", ".join(map(reprlib.repr, list(content)[:_SHOWN]))
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
+        keys = ", ".join(map(shortly, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"{path} holds {keys or 'nothing'}; expected a dict with b'data' (an array) and b'ids'")
     return _from_array(data, field(content, "ids"), f"{path}: data", channels, side)
 
@@ -146,7 +141,7 @@ def _id(value: object, where: str) -> int | str:
         return value.decode("utf-8", "replace")
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
-    raise DataError(f"{where}: {reprlib.repr(value)} is no id; ids are whole numbers or text")
+    raise DataError(f"{where}: {shortly(value)} is no id; ids are whole numbers or text")
 
 
 def _repeated(values: Iterable[str]) -> Sequence[str]:

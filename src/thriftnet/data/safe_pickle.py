@@ -74,6 +74,13 @@ def load_pickle(source: bytes | Path, name: str | None = None) -> Any:
         _room.reset(room)
 
 
+def shortly(value: object) -> str:
+    """`repr` for a message, of the outer levels: of lists that hold the same list several times it would not end."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 2
+    return brief.repr(value)[:80]
+
+
 def field(mapping: Mapping[Any, Any], key: str) -> Any:
     """The value of b'key' or 'key', or None: Python 2 wrote bytes, Python 3 writes str."""
     return mapping.get(key.encode(), mapping.get(key))
@@ -189,7 +196,7 @@ class _Elements:
     def __init__(self, code: object, *_: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(text, str) or not _ELEMENTS.fullmatch(text):
-            raise _Refused(f"holds an array of type {reprlib.repr(text)}, not of numbers, truth values or text")
+            raise _Refused(f"holds an array of type {shortly(text)}, not of numbers, truth values or text")
         self._dtype = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -198,14 +205,14 @@ class _Elements:
             raise _Refused("holds an array of a structured type, not of numbers, truth values or text")
         order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         if order not in ("<", ">", "|", "="):
-            raise ValueError(f"byte order {reprlib.repr(order)}")
+            raise ValueError(f"byte order {shortly(order)}")
         self._dtype = self._dtype.newbyteorder(order)
 
     def array(self, shape: Any, raw: object, fortran: bool) -> np.ndarray:
         """Raises ValueError unless `raw` is exactly the bytes of `shape`."""
         shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
         if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 32:
-            raise ValueError(f"array of shape {reprlib.repr(shape)}")
+            raise ValueError(f"array of shape {shortly(shape)}")
         if not isinstance(raw, bytes | bytearray) or len(raw) != math.prod(shape) * self._dtype.itemsize:
             raise ValueError(f"array of shape {shape} and type {self._dtype} with other bytes than that needs")
         if self._dtype.itemsize == 0:
@@ -255,7 +262,7 @@ def _array_itself(*_: object) -> None:
 
 def _encode(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise _Refused(f"wants to encode text as {reprlib.repr(encoding)}")
+        raise _Refused(f"wants to encode text as {shortly(encoding)}")
     _take(len(text))
     return text.encode("latin-1")
 
@@ -267,7 +274,7 @@ def _plain(kind: Callable[..., Any]) -> Callable[..., Any]:
         if len(args) > 1 or not all(
             isinstance(arg, bytes | bytearray | list | tuple | set | frozenset) for arg in args
         ):
-            raise ValueError(f"{kind.__name__} of {reprlib.repr(args)}")
+            raise ValueError(f"{kind.__name__} of {shortly(args)}")
         _take(sum(map(len, args)))
         return kind(*args)
 
