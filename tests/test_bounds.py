@@ -33,7 +33,7 @@ from thriftnet.training.run_folder import RunFolder
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits of memory are set as on Linux")
 
 CPU_S = 3.0
-"""Of a refusal: a tenth of a second for most, one for a thousand blocks and for archives, and a busy machine's share."""
+"""Of a refusal: a tenth of a second for most, one for a thousand blocks and for archives."""
 MANY = 1_000_000_000
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import datetime
 import functools
 import os
@@ -366,10 +367,8 @@ def test_a_memo_of_gigabytes_is_refused(number: int) -> None:
 )
 def test_deep_nesting_is_a_value_or_refused(opening: bytes) -> None:
     begun = time.process_time()
-    try:
+    with contextlib.suppress(DataError):
         load_pickle(b"\x80\x02" + opening + b".")
-    except DataError as error:
-        assert str(error).isprintable()
     assert time.process_time() - begun < 5
 
 

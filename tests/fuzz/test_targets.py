@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fuzz import targets
 from tests.fuzz.targets import RUN_FILES, TARGETS, check
 from thriftnet.config import RecipeConfig
-from thriftnet.errors import ThriftnetError
+from thriftnet.errors import RecipeError
 
 FINDINGS = Path(__file__).parent / "findings"
 """Inputs that once led to another exception than ours, one folder a target."""
@@ -180,10 +180,9 @@ def test_a_recipe_with_another_value_somewhere(tmp_path: Path) -> None:
             return
         try:
             recipe = recipes.validate(tables, "fuzzed")
-        except ThriftnetError as error:
-            assert str(error).isprintable()
-        else:
-            assert recipes.validate(plain(recipe), "again") == recipe
+        except RecipeError:
+            return
+        assert recipes.validate(plain(recipe), "again") == recipe
 
     run()
 

@@ -146,7 +146,7 @@ class RandAugment(Section):
 
     op: Literal["rand_augment"]
     operations: Repeats = 2
-    magnitude: Annotated[int, Field(ge=0)] = 9
+    magnitude: Annotated[int, Field(ge=0, lt=MOST_BINS)] = 9
     """Strength, of `bins` from 0 to bins - 1."""
     bins: Bins = 31
     interpolation: Literal["nearest", "bilinear"] = "nearest"

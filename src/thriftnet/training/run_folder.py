@@ -440,8 +440,8 @@ class UnwrittenRunFolder(RunFolder):
 
 
 def _number(text: str | None) -> int | float | None:
-    if text is None:
-        raise ValueError("a row is too short")
+    if not isinstance(text, str):  # csv: None for a cell that is missing, a list of those that are too many
+        raise ValueError("a row is too short or too long")
     if text == "":
         return None
     return int(text) if text.lstrip("-").isdigit() else float(text)
