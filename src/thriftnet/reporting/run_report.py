@@ -20,6 +20,7 @@ from thriftnet import recipe as recipes
 from thriftnet.augment.draws import Draws
 from thriftnet.augment.policy import build_policy
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
+from thriftnet.data.limits import check_decompressed
 from thriftnet.data.prepare import TrainingData
 from thriftnet.errors import RecipeError, RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
@@ -247,9 +248,12 @@ def _read_arrays(run: Run, name: str, kind: type[D]) -> D | None:
         return None
     content = run.folder.read_bytes(file)
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.infolist():
+                check_decompressed(member.file_size, member.compress_size, member.filename)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return kind(**{key: _unpacked(arrays[key]) for key in arrays.files})
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy reads headers as Python's text, whose parser raises many kinds
         raise RunFolderError(
             f"{run.path / file} is damaged ({error}); delete it, or draw it again by evaluating"
         ) from None
