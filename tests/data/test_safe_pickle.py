@@ -314,7 +314,7 @@ def test_a_tuple_that_doubles_with_every_level_is_refused_before_it_is_hashed(pr
 
 
 @pytest.mark.parametrize(
-    "call", [b"cbuiltins\nbytearray\n", b"cbuiltins\nlist\n", b"cbuiltins\ntuple\n", b"cbuiltins\nbytes\n"]
+    "call", [b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n", b"cbuiltins\nbytes\n"]
 )
 def test_copies_of_copies_are_counted(call: bytes) -> None:
     """A megabyte once, then twelve bytes for each further copy of it."""
@@ -324,14 +324,29 @@ def test_copies_of_copies_are_counted(call: bytes) -> None:
         load_pickle(content)
 
 
+def test_frozensets_that_double_with_every_level_are_refused() -> None:
+    """Made by calls, as protocols below 4 do: a set of the earlier one and of a tuple of it."""
+    call = b"cbuiltins\nfrozenset\n"
+    steps = (b"0" + call + b"](h%ch%c\x85e\x85Rq%c" % (level, level, level + 1) for level in range(60))
+    with pytest.raises(DataError, match="it copies its content again and again"):
+        load_pickle(b"\x80\x02" + call + b"]\x85Rq\x00" + b"".join(steps) + b".")
+
+
+@pytest.mark.parametrize("name", ["tuple", "list"])
+def test_calls_that_no_pickle_of_plain_values_makes_are_refused(name: str) -> None:
+    """A tuple of a list would be counted as one part, and could double unseen."""
+    with pytest.raises(DataError, match=f"wants to use builtins.{name}"):
+        load_pickle(b"\x80\x02cbuiltins\n" + name.encode() + b"\n]\x85R.")
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"c_codecs\nencode\n.",
         b"](cnumpy\ndtype\ne.",
         b"(K\x01cnumpy\nndarray\nt.",
-        b"}K\x01cbuiltins\nlist\ns.",
-        b"}cbuiltins\nlist\nK\x01s.",
+        b"}K\x01cbuiltins\nset\ns.",
+        b"}cbuiltins\nset\nK\x01s.",
         b"(" + U1 + b"t.",
     ],
 )

@@ -104,7 +104,7 @@ def _check_claims(content: bytes) -> None:
                 raise ValueError(f"object number {number} in {len(content)} bytes")
             memo[number] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
+            stack.append(memo[argument or 0])
         elif name == "DUP":
             stack.append(stack[-1])
         elif name == "MARK":
@@ -155,6 +155,18 @@ def _take(count: int) -> None:
     left[0] -= count
     if left[0] < 0:
         raise ValueError("it copies its content again and again")
+
+
+def _written_out(container: Any) -> int:
+    """Parts of a container, those of the tuples and frozensets in it as often as they occur. Raises ValueError."""
+    waiting, parts = [container], 0
+    while waiting:
+        each = waiting.pop()
+        _take(0 if each is container else 1)
+        parts += len(each)
+        if not isinstance(each, bytes | bytearray):
+            waiting += [inner for inner in each if isinstance(inner, tuple | frozenset)]
+    return parts
 
 
 class _Refused(Exception):
@@ -275,7 +287,7 @@ def _plain(kind: Callable[..., Any]) -> Callable[..., Any]:
             isinstance(arg, bytes | bytearray | list | tuple | set | frozenset) for arg in args
         ):
             raise ValueError(f"{kind.__name__} of {shortly(args)}")
-        _take(sum(map(len, args)))
+        _take(sum(_written_out(arg) for arg in args))
         return kind(*args)
 
     return make
@@ -288,7 +300,7 @@ def _bytearray(*args: object) -> bytearray:
 _ARRAY = _Stand(_array_itself)
 _PLAIN: dict[str, Callable[..., Any]] = {
     "bytearray": _bytearray,
-    **{kind.__name__: _plain(kind) for kind in (bytes, list, tuple, dict, set, frozenset)},
+    **{kind.__name__: _plain(kind) for kind in (bytes, dict, set, frozenset)},
 }
 _TABLE: dict[tuple[str, str], _Stand] = {
     ("collections", "OrderedDict"): _Stand(_plain(dict)),  # a dict keeps its order, and has no attributes to set
