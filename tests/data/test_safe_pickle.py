@@ -313,9 +313,7 @@ def test_a_tuple_that_doubles_with_every_level_is_refused_before_it_is_hashed(pr
     assert time.process_time() - begun < 1
 
 
-@pytest.mark.parametrize(
-    "call", [b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n", b"cbuiltins\nbytes\n"]
-)
+@pytest.mark.parametrize("call", [b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n", b"cbuiltins\nbytes\n"])
 def test_copies_of_copies_are_counted(call: bytes) -> None:
     """A megabyte once, then twelve bytes for each further copy of it."""
     large = b"B" + struct.pack("<I", 10**6) + bytes(10**6) + b"q\x00"

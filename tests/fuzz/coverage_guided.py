@@ -5,7 +5,7 @@
 
 Without a TARGET all of them take their turn. Each has a process of its own with a limit of memory; a finding is kept
 in --findings, once for each place in the code, and fuzzing goes on. `--replay FILE TARGET` runs one kept input again.
-The result of a target replaces its earlier one in --out.
+The result of a target is added to its earlier ones in --out; `findings` there are those of all times, mended or not.
 """
 
 from __future__ import annotations
@@ -118,6 +118,16 @@ def run_target(name: str, seconds: int, findings: Path, corpus: Path, covers: Se
     }
 
 
+def added(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a target from several sessions."""
+    return {
+        "executions": earlier["executions"] + new["executions"],
+        "elapsed_s": earlier["elapsed_s"] + new["elapsed_s"],
+        "covered_edges": max(earlier["covered_edges"], new["covered_edges"]),
+        "findings": sorted({*earlier["findings"], *new["findings"]}),
+    }
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.coverage_guided")
@@ -144,7 +154,8 @@ def main() -> None:
         print(name, json.dumps(numbers), flush=True)
         if given.out is not None:
             stored = json.loads(given.out.read_text()) if given.out.exists() else {}
-            write_atomic(given.out, json.dumps(stored | {name: numbers}, indent=2) + "\n")
+            stored[name] = added(stored[name], numbers) if name in stored else numbers
+            write_atomic(given.out, json.dumps(stored, indent=2) + "\n")
 
 
 if __name__ == "__main__":

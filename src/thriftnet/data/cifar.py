@@ -64,7 +64,7 @@ class _TooMuch(Exception):
 class _Bounded:
     """A file of which no more than MOST_ARCHIVE_BYTES are read: tarfile believes what a header claims."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: gzip.GzipFile | IO[bytes]) -> None:
         self._file = file
         self.tell = file.tell
 
