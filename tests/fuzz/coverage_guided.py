@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from thriftnet.storage import write_atomic
@@ -37,12 +38,12 @@ def fuzz(target_name: str, seconds: int, findings: Path, corpus: Path, seed: int
     import atheris
 
     with atheris.instrument_imports(include=covers):
-        from tests.fuzz.targets import MOST_BYTES, TARGETS, WAITING_S, check
+        from tests.fuzz.targets import MOST_BYTES, TARGETS, WAITING_S, check, memory
 
     target = TARGETS[target_name]
     for number, content in enumerate(target.examples()):
         (corpus / f"example-{number:03d}").write_bytes(content)
-    place = Path(mkdtemp(prefix="thriftnet-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    place = Path(mkdtemp(dir=memory()))
     seen: set[str] = set()
 
     def one_input(content: bytes) -> None:
@@ -86,15 +87,19 @@ def _place(error: BaseException) -> str:
 
 def run_target(name: str, seconds: int, findings: Path, corpus: Path, covers: Sequence[str]) -> dict[str, Any]:
     """Fuzz one target for so long, in as many processes as it takes. Returns its numbers."""
+    from tests.fuzz.targets import memory
+
     begun, executions, covered, places, inputs, seed = time.monotonic(), 0, 0, set[str](), list[str](), 1
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True, exist_ok=True)
     while (left := seconds - int(time.monotonic() - begun)) >= RESERVE_S or seed == 1:
         command = [sys.executable, "-m", "tests.fuzz.coverage_guided", name, *covers, "--seconds", str(max(1, left)),
                    "--findings", str(findings), "--corpus", str(corpus), "--here", str(seed)]  # fmt: skip
-        with (findings / f"{name}.log").open("a+b") as log:
+        # libFuzzer ends its process without the clean-up of Python's.
+        with TemporaryDirectory(dir=memory()) as place, (findings / f"{name}.log").open("a+b") as log:
             start = log.seek(0, 2)
-            status = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=log).returncode
+            environment = os.environ | {"TMPDIR": place}
+            status = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=log, env=environment).returncode
             log.seek(start)
             said = log.read().decode("utf-8", "replace")
         counts = re.findall(r"stat::number_of_executed_units: +(\d+)", said) or re.findall(r"^#(\d+)\t", said, re.M)

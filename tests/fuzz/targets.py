@@ -6,6 +6,7 @@ is always the same: a right result, or a ThriftnetError whose message is one lin
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import pickle
@@ -415,7 +416,8 @@ def _read_parquet(content: bytes, folder: Path) -> None:
 @lru_cache(maxsize=1)
 def trained() -> Path:
     """A finished run with its evaluation and its temperature; lies beside what else this process writes."""
-    place = Path(mkdtemp(prefix="thriftnet-fuzz-", dir=_memory()))
+    place = Path(mkdtemp(prefix="thriftnet-fuzz-", dir=memory()))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     data = place / "tiny.npz"
     split = TinySource(sealed=False)
     arrays = {}
@@ -428,10 +430,10 @@ def trained() -> Path:
     return run.path
 
 
-def _memory() -> Path | None:
-    """A file system in memory where there is one: run folders flush every file to the disk."""
-    memory = Path("/dev/shm")
-    return memory if os.access(memory, os.W_OK) else None
+def memory() -> str | None:
+    """A file system in memory where there is one, unless TMPDIR says where: run folders flush every file."""
+    there = "/dev/shm"
+    return there if "TMPDIR" not in os.environ and os.access(there, os.W_OK) else None
 
 
 RUN_FILES = (
