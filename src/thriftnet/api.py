@@ -14,6 +14,7 @@ from thriftnet import comparison, inference, shift, twins
 from thriftnet import recipe as recipes
 from thriftnet.comparison import SeedRuns, Tell
 from thriftnet.config import RecipeConfig
+from thriftnet.data.dataset import MOST_CLASSES
 from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
 from thriftnet.distributed.processes import joined
@@ -97,6 +98,8 @@ def summary(
 ) -> Summary:
     """The layer table of a recipe's network. Raises BudgetError for one over its budget."""
     resolved = load_recipe(recipe, overrides, width=width)
+    if not 2 <= num_classes <= MOST_CLASSES:
+        raise UserError(f"--classes {num_classes:,} must be 2 to {MOST_CLASSES:,}")
     network = build_on_meta(resolved.model, in_channels, num_classes)
     check_budget(trainable_parameters(network), resolved.model, resolved.name)
     return summarize(network, (in_channels, image_side, image_side))

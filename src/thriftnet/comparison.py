@@ -39,6 +39,8 @@ Tell = Callable[[str], None]
 """Takes one line about what begins now."""
 
 _MEASURED = (("validation", "validation accuracy"), ("test", "test accuracy (test-selected)"))
+MOST_SEEDS = 1_000
+"""Of one recipe: what a table and an interval of seeds can be for; each is a training."""
 MACHINE = "runtime."  # where and how arithmetic ran, which makes no other recipe
 
 
@@ -103,8 +105,13 @@ def default_folder(recipe: RecipeConfig, source: Source) -> Path:
 
 
 def seed_range(recipe: RecipeConfig, count: int) -> range:
-    """`count` seeds from the recipe's own on."""
-    return range(recipe.training.seed, recipe.training.seed + count)
+    """`count` seeds from the recipe's own on. Raises UserError for more than MOST_SEEDS, or than there are."""
+    first, after = recipe.training.seed, recipe.training.seed + count
+    if not 1 <= count <= MOST_SEEDS or after > 2**31:
+        raise UserError(
+            f"--seeds {count:,} from seed {first:,} on must be 1 to {MOST_SEEDS:,}, below {2**31:,}; each is a training"
+        )
+    return range(first, after)
 
 
 def compare(
@@ -257,7 +264,7 @@ def _measured_sides(
 
 
 def _side(name: str, runs: Sequence[Run], results: Sequence[PerImageResults], split: Split) -> Side:
-    environments = [run.folder.read_json("environment.json") for run in runs]
+    environments = [run.environment for run in runs]
     return Side(
         name=name,
         seeds=tuple(run.recipe.training.seed for run in runs),

@@ -22,11 +22,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_CHARACTERS = 10_000
+"""Of a message: two of the longest paths that a system has, with the words around them."""
+
 
 class ThriftnetError(Exception):
-    """Base of every error that thriftnet raises on purpose."""
+    """Base of every error that thriftnet raises on purpose.
+
+    The message is one printable line, whatever was quoted in it: line breaks and a terminal's control characters come
+    out escaped, and a long middle is left out.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 class UserError(ThriftnetError):
@@ -92,6 +102,15 @@ class Interrupted(ThriftnetError):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number
+
+
+def _one_line(message: str) -> str:
+    if len(message) > MOST_CHARACTERS:
+        half = MOST_CHARACTERS // 2
+        message = f"{message[:half]} ... {message[-half:]}"
+    if message.isprintable():
+        return message
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

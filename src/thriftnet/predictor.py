@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 import torch
@@ -34,7 +34,7 @@ class Temperature(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
-    temperature: float
+    temperature: Annotated[float, pydantic.Field(gt=0.0, allow_inf_nan=False)]
     weights: Which
     weights_hash: str
     validation_images: int

@@ -18,6 +18,12 @@ from thriftnet.errors import RecipeError, nearest
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_FILES = 3
+MOST_SHOWN = 200
+"""Characters of a wrong value in a message."""
+MAX_DEPTH = 20
+"""Tables within tables; a recipe has four. What goes through them does so by recursion."""
+MOST_OVERRIDE_CHARACTERS = 10_000
+"""Of one --set: the longest sensible value is a list of operations."""
 ABSENT = "none"  # takes an inherited or packaged value away: TOML has no null
 
 
@@ -183,10 +189,25 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
     return name_or_path, entry.read_text(encoding="utf-8"), None
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError for what is not TOML, has a number of too many digits, or is nested deeper than MAX_DEPTH."""
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    level: list[Any] = [tables]
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+        level = [value for value in level if isinstance(value, dict | list)]
+    if level:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    return tables
+
+
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise RecipeError(f"recipe {name} is not valid TOML: {error}") from None
 
 
@@ -206,14 +227,20 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
 
     `none` takes a value away, so that the default holds again.
     """
+    if len(override) > MOST_OVERRIDE_CHARACTERS:
+        raise RecipeError(
+            f"--set {override[:40]}... has {len(override):,} characters; {MOST_OVERRIDE_CHARACTERS:,} are the most"
+        )
     key, equals, raw = override.partition("=")
     steps = key.strip().split(".")
-    if not equals or not all(steps):
+    if not equals or not all(steps) or len(steps) > MAX_DEPTH:
         raise RecipeError(f"--set {override!r} is not of the form section.key=value, for example optimizer.lr=0.05")
     try:
-        value = tomllib.loads(f"value = {raw.strip()}")["value"]
+        value = parse_toml(f"value = {raw.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()  # a bare word is a string: optimizer.name=adam
+    except ValueError as error:
+        raise RecipeError(f"--set {key} is not valid TOML: {error}") from None
     place: Any = tables
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
@@ -244,13 +271,15 @@ def explain(error: ValidationError, root: type[BaseModel] = RecipeConfig) -> str
     place = list(complaint["loc"])
     # pydantic names the variant of an operation too (augment.ops.0.rotation.degrees); the file has no such level.
     shown = [
-        step for at, step in enumerate(place) if step not in [_tag(each) for each in _sections_at(place[:at], root)]
+        step
+        for at, step in enumerate(place)
+        if step not in (*(_tag(each) for each in _sections_at(place[:at], root)), "constrained-int")
     ]
     field = ".".join(map(str, shown)) or "recipe"
     if complaint["type"] == "extra_forbidden":
         known = _fields_at(place[:-1], root)
         hint = nearest(str(place[-1]), known) or f"; known here: {', '.join(known)}"
-        return f"unknown key {field} = {complaint['input']!r}{hint}"
+        return f"unknown key {field} = {complaint['input']!r:.{MOST_SHOWN}}{hint}"
     if complaint["type"] == "missing":
         return f"{field} is missing"
     message = complaint["msg"].removeprefix("Value error, ")
@@ -268,7 +297,7 @@ def explain(error: ValidationError, root: type[BaseModel] = RecipeConfig) -> str
         if isinstance(word, str)
         else ""
     )
-    return f"{field} = {word!r}: {message}{hint}"
+    return f"{field} = {word!r:.{MOST_SHOWN}}: {message}{hint}"
 
 
 def _fields_at(place: Sequence[int | str], root: type[BaseModel]) -> list[str]:

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
+from pydantic import Field
 from torch import nn
 
 from thriftnet.config import RecipeConfig
+from thriftnet.data.dataset import MOST_CLASSES
+from thriftnet.data.limits import MOST_IMAGES
+from thriftnet.data.prepare import LARGEST_SIDE, SMALLEST_SIDE
 from thriftnet.errors import RunFolderError
+from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.memory import is_out_of_memory
 from thriftnet.models.build import build_model
 from thriftnet.training.run_folder import RunFolder, Which
@@ -27,14 +32,22 @@ class DataFacts(pydantic.BaseModel):
     location: str
     format: str
     fingerprint: str
-    class_names: tuple[str, ...]
-    channels: int
-    image_side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    training_images: int
+    class_names: Annotated[tuple[str, ...], Field(min_length=2, max_length=MOST_CLASSES)]
+    channels: Literal[1, 3]
+    image_side: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
+    mean: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...]
+    std: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...]
+    training_images: Annotated[int, Field(ge=1, le=MOST_IMAGES)]
     training_images_per_class: tuple[int, ...]
-    validation_images: int
+    validation_images: Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std must have {self.channels} values, one a channel")
+        if len(self.training_images_per_class) != len(self.class_names):
+            raise ValueError(f"training_images_per_class must have {len(self.class_names)} values, one a class")
+        return self
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,29 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """The outcome so far: status, selection, selected epoch, its losses and accuracies, time."""
-        return self.folder.read_json("result.json")
+        return self.folder.read_record("result.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where it was trained: versions, device, precision, threads."""
+        return self.folder.read_record("environment.json")
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch, as in metrics.csv."""
-        return self.folder.read_history()
+        return self.folder.read_epochs()
+
+    def evaluation(self, split: str) -> Evaluation | None:
+        """The plain evaluation of a split; None where there is none. Raises RunFolderError for a damaged one."""
+        name = f"evaluation-{split}.json"
+        if not self.folder.has(name):
+            return None
+        try:
+            return Evaluation.from_dict(self.folder.read_json(name))
+        except ValueError:
+            raise RunFolderError(
+                f"{self.path / name} is damaged; evaluate again: thriftnet evaluate {self.path} --split {split}"
+            ) from None
 
     @property
     def test_selected(self) -> bool:

@@ -21,6 +21,7 @@ from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.augment.draws import Draws
 from thriftnet.config import RuntimeConfig
+from thriftnet.config.fields import MOST_COUNT
 from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.open import open_source
 from thriftnet.errors import DataError, RunFolderError, UserError
@@ -51,6 +52,14 @@ TRAINING_ONLY = (
 SPLITTING = ("data.validation_images", "data.train_images", "training.split_seed")
 
 
+MOST_GRID_POINTS = 201
+"""Along a side: 40,401 passes over the images, and as many cells as a figure can show."""
+MOST_LINES = 100
+"""Directions are held in memory at once, each as large as the network."""
+MOST_ASCENT_STEPS = 1_000
+"""Of one search; the curve is flat long before."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where and how closely is looked; the defaults are the command's."""
@@ -75,9 +84,14 @@ class Settings:
         """Raise UserError for what cannot be measured."""
         if self.grid_points < 3 or self.grid_points % 2 == 0:
             raise UserError(f"--grid {self.grid_points} must be odd and at least 3, so that the solution is in it")
-        for name, value in (("--images", self.images), ("--lines", self.lines), ("--steps", self.ascent_steps)):
-            if value < 1:
-                raise UserError(f"{name} {value} must be at least 1")
+        for name, value, most in (
+            ("--grid", self.grid_points, MOST_GRID_POINTS),
+            ("--images", self.images, MOST_COUNT),
+            ("--lines", self.lines, MOST_LINES),
+            ("--steps", self.ascent_steps, MOST_ASCENT_STEPS),
+        ):
+            if not 1 <= value <= most:
+                raise UserError(f"{name} {value} must be 1 to {most:,}")
         for name, size in (("--span", self.span), ("--rho", self.rho)):
             if not (math.isfinite(size) and size > 0):
                 raise UserError(f"{name} {size:g} must be above 0")

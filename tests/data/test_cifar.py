@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thriftnet.data.cifar import LAYOUTS, CifarSource, Layout, find_cifar_folder
+from thriftnet.data.cifar import LAYOUTS, PIXELS, CifarSource, Layout, find_cifar_folder
 from thriftnet.errors import DataError
 
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python", "cifar-10-batches-bin", "cifar-100-binary")
@@ -287,3 +287,90 @@ def test_pixels_are_where_the_authors_put_them(tmp_path: Path) -> None:
     assert image[0, 1, 0] == 20
     assert image[1, 0, 0] == 30
     assert image.to(torch.int64).sum() == 60
+
+
+def member(
+    name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **how: object
+) -> tuple[tarfile.TarInfo, bytes]:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.size = kind, len(content)
+    for key, value in how.items():
+        setattr(entry, key, value)
+    return entry, content
+
+
+def with_member(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    """A whole archive of CIFAR-10 with these members before the others."""
+    batch = bytes([3]) + bytes(PIXELS)
+    usual = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    with tarfile.open(path, "w:gz") as archive:
+        for entry, content in (*members, *(member(f"cifar-10-batches-bin/{name}", content=batch) for name in usual)):
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+BAD = bytes([9]) + bytes(PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (member("../data_batch_1.bin", content=BAD), "holds '../data_batch_1.bin', a place outside of it"),
+        (member("a/../../data_batch_1.bin", content=BAD), "a place outside of it"),
+        (member("/tmp/data_batch_1.bin", content=BAD), "holds '/tmp/data_batch_1.bin', a place outside of it"),
+        (member("data_batch_1.bin", tarfile.SYMTYPE, linkname="/etc/passwd"), "which is neither a file nor a folder"),
+        (member("data_batch_1.bin", tarfile.LNKTYPE, linkname="/etc/passwd"), "which is neither a file nor a folder"),
+        (member("data_batch_1.bin", tarfile.CHRTYPE, devmajor=1, devminor=5), "which is neither a file nor a folder"),
+        (member("data_batch_1.bin", tarfile.BLKTYPE, devmajor=8, devminor=0), "which is neither a file nor a folder"),
+        (member("data_batch_1.bin", tarfile.FIFOTYPE), "which is neither a file nor a folder"),
+        (member("\x1b[2J\n.bin", tarfile.SYMTYPE), r"holds '\\x1b\[2J\\n.bin'"),
+    ],
+    ids=[
+        "dots",
+        "dots-inside",
+        "absolute",
+        "symlink",
+        "hardlink",
+        "character-device",
+        "block-device",
+        "pipe",
+        "escape",
+    ],
+)
+def test_an_archive_that_reaches_outside_is_refused_and_nothing_is_written(
+    tmp_path: Path, hostile: tuple[tarfile.TarInfo, bytes], message: str
+) -> None:
+    good = with_member(tmp_path / "good.tar.gz")
+    assert CifarSource(good).train().labels.tolist() == [3] * 5
+    path = with_member(tmp_path / "bad.tar.gz", hostile)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=f"{message}.*do not trust this file"):
+        CifarSource(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_archive_of_more_files_than_any_is_refused(tmp_path: Path) -> None:
+    path = with_member(tmp_path / "a.tar.gz", *(member(f"{number}.txt") for number in range(1001)))
+    with pytest.raises(DataError, match="holds more than 1,000 files"):
+        CifarSource(path)
+
+
+def test_an_archive_of_negative_size_is_refused(tmp_path: Path) -> None:
+    """tarfile would go back by as much, and never come to the end."""
+    entry = tarfile.TarInfo("data_batch_1.bin")
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 10 + b"\xfc\x00"
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
+    (tmp_path / "a.tar").write_bytes(bytes(header) * 4)
+    with pytest.raises(DataError, match=r"claims -1,024 bytes|truncated or damaged"):
+        CifarSource(tmp_path / "a.tar")
+
+
+def test_a_sparse_file_of_terabytes_is_refused(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("data_batch_1.bin")
+    entry.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "1000000000000",
+                         "GNU.sparse.map": "0,0"}  # fmt: skip
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(entry)
+    with pytest.raises(DataError, match="claims 1,000,000,000,000 bytes"):
+        CifarSource(tmp_path / "a.tar")

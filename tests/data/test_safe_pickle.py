@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import datetime
 import functools
 import os
 import pickle
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +292,126 @@ def test_messages_name_the_file(tmp_path: Path) -> None:
         load_pickle(path)
     path.write_bytes(pickle.dumps({"a": 1}))
     assert load_pickle(path) == {"a": 1}
+
+
+def doubled(levels: int, protocol: int) -> bytes:
+    """A tuple of twice the same tuple of twice the same ..., two references a level, put as the key of a dict."""
+    if protocol == 0:
+        steps = (b"0(g%d\ng%d\ntp%d\n" % (level, level, level + 1) for level in range(levels))
+        return b"((tp0\n" + b"".join(steps) + b"I1\nd."
+    steps = (b"0h%ch%c\x86q%c" % (level, level, level + 1) for level in range(levels))
+    return b"\x80\x02}()q\x00" + b"".join(steps) + b"K\x01u."
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_a_tuple_that_doubles_with_every_level_is_refused_before_it_is_hashed(protocol: int) -> None:
+    assert len(pickle.loads(doubled(10, protocol))) == 1  # so the pickle is a real one
+    assert load_pickle(doubled(10, protocol)) == pickle.loads(doubled(10, protocol))
+    begun = time.process_time()
+    with pytest.raises(DataError, match=r"an object of more than [\d,]+ parts in [\d,]+ bytes"):
+        load_pickle(doubled(200, protocol))
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("call", [b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n", b"cbuiltins\nbytes\n"])
+def test_copies_of_copies_are_counted(call: bytes) -> None:
+    """A megabyte once, then twelve bytes for each further copy of it."""
+    large = b"B" + struct.pack("<I", 10**6) + bytes(10**6) + b"q\x00"
+    content = b"\x80\x03](" + call + b"q\x01" + large + b"0" + b"h\x01h\x00\x85R" * 1000 + b"e."
+    with pytest.raises(DataError, match="it copies its content again and again"):
+        load_pickle(content)
+
+
+def test_frozensets_that_double_with_every_level_are_refused() -> None:
+    """Made by calls, as protocols below 4 do: a set of the earlier one and of a tuple of it."""
+    call = b"cbuiltins\nfrozenset\n"
+    steps = (b"0" + call + b"](h%ch%c\x85e\x85Rq%c" % (level, level, level + 1) for level in range(60))
+    with pytest.raises(DataError, match="it copies its content again and again"):
+        load_pickle(b"\x80\x02" + call + b"]\x85Rq\x00" + b"".join(steps) + b".")
+
+
+@pytest.mark.parametrize("name", ["tuple", "list"])
+def test_calls_that_no_pickle_of_plain_values_makes_are_refused(name: str) -> None:
+    """A tuple of a list would be counted as one part, and could double unseen."""
+    with pytest.raises(DataError, match=f"wants to use builtins.{name}"):
+        load_pickle(b"\x80\x02cbuiltins\n" + name.encode() + b"\n]\x85R.")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"c_codecs\nencode\n.",
+        b"](cnumpy\ndtype\ne.",
+        b"(K\x01cnumpy\nndarray\nt.",
+        b"}K\x01cbuiltins\nset\ns.",
+        b"}cbuiltins\nset\nK\x01s.",
+        b"(" + U1 + b"t.",
+    ],
+)
+def test_a_part_of_the_reader_never_comes_out(content: bytes) -> None:
+    """Found by fuzzing: a function of the closed table that is not called was the result."""
+    with pytest.raises(DataError, match="holds a function instead of a value"):
+        load_pickle(content)
+
+
+@pytest.mark.parametrize("claim", [2**31 - 1, 2**40, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x96", b"\x95"], ids=["bytes8", "text8", "bytearray8", "frame"])
+def test_lengths_of_exabytes_are_refused(opcode: bytes, claim: int) -> None:
+    with pytest.raises(DataError, match="no readable pickle"):
+        load_pickle(b"\x80\x05" + opcode + struct.pack("<Q", claim) + b"abc.")
+
+
+@pytest.mark.parametrize("claim", [-1, 2**31 - 1])
+def test_long_numbers_of_gigabytes_are_refused(claim: int) -> None:
+    for opcode in (b"\x8b", b"T", b"X", b"B"):
+        with pytest.raises(DataError, match="no readable pickle"):
+            load_pickle(b"\x80\x03" + opcode + struct.pack("<i", claim) + b"abc.")
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 10**30])
+def test_a_memo_of_gigabytes_is_refused(number: int) -> None:
+    for content in (b"Np%d\n." % number, b"\x80\x02Nr" + struct.pack("<I", min(number, 2**32 - 1)) + b"."):
+        with pytest.raises(DataError, match=r"object number \d+ in \d+ bytes"):
+            load_pickle(content)
+
+
+@pytest.mark.parametrize(
+    "opening", [b"]" * 200_000 + b"a" * 199_999, b"(" * 200_000 + b"l" * 200_000, b")" + b"\x85" * 200_000]
+)
+def test_deep_nesting_is_a_value_or_refused(opening: bytes) -> None:
+    begun = time.process_time()
+    with contextlib.suppress(DataError):
+        load_pickle(b"\x80\x02" + opening + b".")
+    assert time.process_time() - begun < 5
+
+
+def test_a_container_may_hold_itself() -> None:
+    loaded = load_pickle(b"\x80\x02]q\x00h\x00a.")
+    assert loaded[0] is loaded
+
+
+def test_an_array_of_empty_texts_takes_no_memory() -> None:
+    """NumPy turns elements of no bytes into elements of one: a terabyte from a number."""
+    empty = U1.replace(b"u1", b"S0")
+    with pytest.raises(DataError, match="of empty texts"):
+        load_pickle(EMPTY + b"(K\x01(\x8a\x06\x00\x00\x00\x00\x00\x01t" + empty + b"I00\nC\x00tb.")
+
+
+def test_what_a_message_quotes_is_short() -> None:
+    """A list of ten references to a list of ten references ... has a repr that never ends."""
+    laughs = (
+        b"]("
+        + b"K\x01" * 10
+        + b"eq\x00"
+        + b"".join(b"0](" + b"h%c" % level * 10 + b"eq%c" % (level + 1) for level in range(30))
+    )
+    for name in (b"cnumpy\ndtype\n", b"c_codecs\nencode\n", b"cbuiltins\nbytes\n"):
+        content = b"\x80\x03" + name + laughs + b"\x85R."
+        begun = time.process_time()
+        with pytest.raises(DataError) as refused:
+            load_pickle(content)
+        assert len(str(refused.value)) < 1000
+        assert time.process_time() - begun < 1
 
 
 def test_field_takes_bytes_or_str_keys() -> None:

@@ -6,7 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from thriftnet.config.fields import Channels, Count, Fraction, NonNegative, Positive, Range, Section, check_range
+from thriftnet.config.fields import Channels, Fraction, NonNegative, Pixels, Positive, Range, Section, check_range
+
+MOST_REPEATS = 64
+"""Of a cutout's holes, and of operations on one image: each takes random numbers for every image of a batch."""
+MOST_BINS = 1_000
+"""Of a strength: a hundred would already be finer than eye or network can tell."""
+MOST_OPERATIONS = 64
+"""In the list: the longest published one has six."""
+
+Repeats = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
+Bins = Annotated[int, Field(ge=2, le=MOST_BINS)]
 
 
 class HorizontalFlip(Section):
@@ -33,7 +43,7 @@ class PaddedCrop(Section):
     """Pad every side by `pad_px`, then crop the original size at a uniformly drawn whole-pixel offset."""
 
     op: Literal["padded_crop"]
-    pad_px: Count = 4
+    pad_px: Pixels = 4
     padding: Literal["constant", "reflect"] = "constant"
     fill: Fraction = 0.0
     """Value of constant padding, in [0, 1]."""
@@ -98,7 +108,7 @@ class GaussianBlur(Section):
     """Blur with a standard deviation drawn uniformly from `sigma_px`."""
 
     op: Literal["gaussian_blur"]
-    kernel_px: Count = 3
+    kernel_px: Pixels = 3
     sigma_px: Range = (0.1, 2.0)
     probability: Fraction = 1.0
 
@@ -114,8 +124,8 @@ class Cutout(Section):
     """Blank squares whose centres are uniform over the image and which the border clips (arXiv 1708.04552)."""
 
     op: Literal["cutout"]
-    side_px: Count = 16
-    holes: Count = 1
+    side_px: Pixels = 16
+    holes: Repeats = 1
     probability: Fraction = 1.0
     fill: Channels | None = None
     """Value in [0, 1] per channel, or one for all; absent: the channel means, so zero after normalisation."""
@@ -125,7 +135,7 @@ class TrivialAugment(Section):
     """One operation of fourteen for every image, of a strength drawn too, in the wide space (arXiv 2103.10158)."""
 
     op: Literal["trivial_augment"]
-    bins: Annotated[int, Field(ge=2)] = 31
+    bins: Bins = 31
     """Strengths from none to the most, equally likely."""
     interpolation: Literal["nearest", "bilinear"] = "nearest"
     fill: Fraction = 0.0
@@ -135,10 +145,10 @@ class RandAugment(Section):
     """Several operations of fourteen for every image, one after the other, of one strength (arXiv 1909.13719)."""
 
     op: Literal["rand_augment"]
-    operations: Count = 2
-    magnitude: Annotated[int, Field(ge=0)] = 9
+    operations: Repeats = 2
+    magnitude: Annotated[int, Field(ge=0, lt=MOST_BINS)] = 9
     """Strength, of `bins` from 0 to bins - 1."""
-    bins: Annotated[int, Field(ge=2)] = 31
+    bins: Bins = 31
     interpolation: Literal["nearest", "bilinear"] = "nearest"
     fill: Fraction = 0.0
 
@@ -155,9 +165,9 @@ class AugMix(Section):
     op: Literal["augmix"]
     severity: Annotated[float, Field(gt=0.0, le=10.0)] = 3.0
     """Each operation's strength is drawn uniformly up to a tenth of this (and from 0.01)."""
-    chains: Annotated[int, Field(ge=1)] = 3
+    chains: Repeats = 3
     """Chains mixed with weights from a Dirichlet(1, ..., 1); their mean replaces a uniformly drawn share."""
-    depth: Annotated[int, Field(ge=1)] = 3
+    depth: Repeats = 3
     """Most operations in a chain; their number is drawn from 1 to this for every chain."""
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
     fill: Fraction = 0.0
@@ -203,7 +213,7 @@ class MixConfig(Section):
 class AugmentConfig(Section):
     """What happens to training images, in the order of the list, before normalisation."""
 
-    ops: Annotated[tuple[AugmentOp, ...], Field(strict=False)] = ()
+    ops: Annotated[tuple[AugmentOp, ...], Field(strict=False, max_length=MOST_OPERATIONS)] = ()
     """Operations in order, each a table with `op` and its parameters."""
     geometry: Literal["exact", "fused"] = "exact"
     """`exact` resamples at each geometric operation; `fused` composes neighbours and resamples once."""

@@ -6,15 +6,15 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from thriftnet.config.fields import Channels, Count, Section, plain
+from thriftnet.config.fields import LARGEST_SIDE_PX, Channels, Count, CountOrZero, Section, plain
 
 
 class DataConfig(Section):
     """What is trained on; where it lies is said on the command line."""
 
-    image_side: Annotated[int, Field(ge=16, le=256)] | None = None
+    image_side: Annotated[int, Field(ge=16, le=LARGEST_SIDE_PX)] | None = None
     """Side in pixels to which images of other sizes are resized; absent: the data's own side (32 for image folders)."""
-    validation_images: Annotated[int, Field(ge=0)] | None = None
+    validation_images: CountOrZero | None = None
     """Images held out of the training split, stratified; absent: a tenth (5,000 of CIFAR-10); 0: none."""
     train_images: Count | None = None
     """Train on a stratified subset of this many images (after validation is held out); absent: all."""

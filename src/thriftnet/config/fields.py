@@ -6,14 +6,21 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST_COUNT = 2**31 - 1
+"""Of whatever is counted: it fits every integer type of the libraries, so that nothing overflows further on."""
+LARGEST_SIDE_PX = 256
+"""Of the images that can be trained on; an augmentation has no use for more than twice that."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST_COUNT)]
+Pixels = Annotated[int, Field(ge=1, le=2 * LARGEST_SIDE_PX)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Channels = Annotated[tuple[Fraction, ...], Field(strict=False)]
 Counts = Annotated[tuple[Count, ...], Field(strict=False)]
-CountsOrZero = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+CountsOrZero = Annotated[tuple[CountOrZero, ...], Field(strict=False)]
 
 
 class Section(BaseModel):

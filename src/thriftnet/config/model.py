@@ -6,7 +6,26 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from thriftnet.config.fields import Count, Counts, CountsOrZero, Positive, Section, plain
+from thriftnet.config.fields import LARGEST_SIDE_PX, Count, CountsOrZero, Positive, Section, plain
+
+MOST_CHANNELS = 65_536
+"""Of a layer; its 3x3 weights alone would be 8,000 times the usual budget, and still counted without overflow."""
+MOST_BLOCKS = 1_000
+"""Of a network, with the convolutions of residual branches: to count them each is built, a millisecond apiece. The
+deepest published residual network (ResNet-1202, arXiv 1512.03385) has 600."""
+MOST_STAGES = 16
+"""Twice the halvings that the largest image side, 256 pixels, allows."""
+LARGEST_KERNEL_PX = 2 * LARGEST_SIDE_PX - 1
+"""From one end of the largest image to the other; beyond it lies padding."""
+MOST_PARAMETERS = 100_000_000
+"""That a budget may allow: 400 MB in fp32, and five times that in training."""
+
+Width = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Widths = Annotated[tuple[Width, ...], Field(strict=False, max_length=MOST_STAGES)]
+Blocks = Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_BLOCKS)], ...], Field(strict=False, max_length=MOST_STAGES)]
+Strides = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=LARGEST_SIDE_PX)], ...], Field(strict=False, max_length=MOST_STAGES)
+]
 
 RESNET9_RESIDUAL_CONVS = (2, 0, 2)
 """`residual_convs` of the published ResNet-9."""
@@ -20,9 +39,9 @@ class StemConfig(Section):
     kind: Literal["conv", "whitening"] = "conv"
     """`conv`: padding (kernel - 1) / 2, then normalisation. `whitening`: frozen filters from the training images and a
     trainable bias, no padding, no normalisation (arXiv 2404.00498)."""
-    width: Count | None = None
+    width: Width | None = None
     """Output channels of `conv`; `whitening` has 2 x image channels x kernel^2."""
-    kernel: Count = 3
+    kernel: Annotated[int, Field(ge=1, le=LARGEST_KERNEL_PX)] = 3
     """Side of the square kernel in pixels; odd for `conv`, so that the padding keeps the image side."""
     bias_epochs: Count | None = None
     """The bias of `whitening` is trained in this many first epochs, then frozen; absent: in all."""
@@ -57,18 +76,18 @@ class ModelConfig(Section):
     """The residual block of the `resnet` family; `preactivation` is `basic` in the order of arXiv 1603.05027."""
     stem: StemConfig
     """The first convolution."""
-    widths: Counts | None = None
+    widths: Widths | None = None
     """Channels per stage: the block's output for `basic` and `preactivation`, its inner width for `bottleneck`; absent
     for `resnext`. Two to five stages for `resnet9`."""
-    blocks: Counts = (2, 2, 2, 2)
+    blocks: Blocks = (2, 2, 2, 2)
     """Residual blocks per stage (`resnet` family)."""
-    strides: Counts = (1, 2, 2, 2)
+    strides: Strides = (1, 2, 2, 2)
     """Stride of the first block of each stage (`resnet` family)."""
-    expansion: Count | None = None
+    expansion: Width | None = None
     """Output channels of a `bottleneck` or `resnext` block, as a multiple of its inner width; 4 and 2 when absent."""
-    cardinality: Count | None = None
+    cardinality: Width | None = None
     """Groups of the 3x3 convolution (`resnext`)."""
-    base_width: Count | None = None
+    base_width: Width | None = None
     """Channels per group in the first stage (`resnext`); it doubles with every stage."""
     residual_convs: CountsOrZero | None = None
     """Convolutions in the residual branch after each stage's pooled one (`resnet9`), 0 for no branch; absent:
@@ -82,7 +101,7 @@ class ModelConfig(Section):
     stochastic_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability that the last block's residual branch is left out for an image in training; it rises linearly from
     block to block (`resnet`, arXiv 1603.09382)."""
-    se_reduction: Annotated[int, Field(ge=0)] = 0
+    se_reduction: Annotated[int, Field(ge=0, le=MOST_CHANNELS)] = 0
     """Squeeze-and-excitation with this reduction at the end of each block's residual branch; 0 is none."""
     conv_bias: bool = False
     """Whether convolutions have a bias although a normalisation follows."""
@@ -95,7 +114,7 @@ class ModelConfig(Section):
     with an identity in the first filters of 3x3 convolutions (arXiv 2404.00498)."""
     logit_scale: Positive = 1.0
     """Factor on the linear layer's output."""
-    parameter_budget: Count = 5_000_000
+    parameter_budget: Annotated[int, Field(ge=1, le=MOST_PARAMETERS)] = 5_000_000
     """The most trainable parameters the network may have; checked before any data is touched."""
 
     @property
@@ -116,8 +135,21 @@ class ModelConfig(Section):
             fields |= dict.fromkeys(("cardinality", "base_width"), "block = 'resnext'")
         return fields
 
+    def _check_size(self) -> None:
+        """Raise ValueError for more than can be counted; whether it keeps to its budget is counted later."""
+        depth = sum(self.residual_branches) if self.family == "resnet9" else sum(self.blocks)
+        if depth > MOST_BLOCKS:
+            field = "residual_convs" if self.family == "resnet9" else "blocks"
+            raise ValueError(f"{field} has {depth:,} in all; a network may have {MOST_BLOCKS:,}")
+        widest = max(self.widths or (1,)) * (self.expansion or 1)
+        if self.block == "resnext" and self.cardinality is not None and self.base_width is not None:
+            widest = self.cardinality * self.base_width * 2 ** (len(self.blocks) - 1) * (self.expansion or 1)
+        if widest > MOST_CHANNELS:
+            raise ValueError(f"a layer would have {widest:,} channels; the most is {MOST_CHANNELS:,}")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_size()
         if self.family == "resnet9":
             if self.widths is None or not 2 <= len(self.widths) <= 5:
                 raise ValueError(f"widths = {plain(self.widths)} must have 2 to 5 values for family = 'resnet9'")

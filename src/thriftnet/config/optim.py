@@ -6,7 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from thriftnet.config.fields import Count, Counts, NonNegative, Positive, Range, Section, plain
+from thriftnet.config.fields import Count, CountOrZero, Counts, NonNegative, Positive, Range, Section, plain
+
+MOST_INNER_STEPS = 1_000
+"""Within one update: it cannot be interrupted, so it must end while somebody waits."""
 
 
 class OptimizerConfig(Section):
@@ -56,7 +59,7 @@ class MuonConfig(Section):
     """Learning rate where the schedule is at optimizer.lr; it moves in proportion to the schedule."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
     nesterov: bool = True
-    newton_schulz_steps: Count = 5
+    newton_schulz_steps: Annotated[int, Field(ge=1, le=MOST_INNER_STEPS)] = 5
     """Iterations of the orthogonalisation."""
     weight_decay: NonNegative = 0.0
     """Decoupled: each update first shrinks the weights by lr * weight_decay."""
@@ -80,7 +83,7 @@ class PerturbationConfig(Section):
     """`amp`: arXiv 2010.04925; `sam`: arXiv 2010.01412; `asam`: arXiv 2102.11600."""
     epsilon: Positive = 0.5
     """`amp`: radius of the 2-norm ball around each parameter tensor."""
-    inner_steps: Count = 1
+    inner_steps: Annotated[int, Field(ge=1, le=MOST_INNER_STEPS)] = 1
     """`amp`: ascent steps inside the ball."""
     inner_lr: Positive = 1.0
     """`amp`: size of an ascent step, times the gradient (the paper's zeta)."""
@@ -143,7 +146,7 @@ class ScheduleConfig(Section):
     """`multi_step`: the rate is multiplied by gamma after each of these epochs."""
     gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """`multi_step` and `plateau`: factor of a fall."""
-    patience_epochs: Annotated[int, Field(ge=0)] = 10
+    patience_epochs: CountOrZero = 10
     """`plateau`: epochs without a lower monitored loss before the rate falls."""
 
     def inapplicable(self) -> dict[str, str]:

@@ -6,13 +6,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from thriftnet.config.fields import Count, Positive, Section, plain
+from thriftnet.config.fields import LARGEST_SIDE_PX, Count, Positive, Section, plain
+
+MOST_EPOCHS = 100_000
+"""metrics.csv is written anew after each, and the learning rate drawn for all: three hundred times the papers' most."""
+MOST_BATCH_IMAGES = 65_536
+"""Activations grow with the batch: of the whole of CIFAR-10 at once they would take some 100 GB."""
+MOST_THREADS = 1_024
+"""The largest machines have fewer cores; OpenMP takes 200 kB for each thread before it starts one."""
+MOST_STAGES = 16
+"""Of progressive resizing: a side of 8 to 256 pixels."""
 
 
 class ProgressiveStage(Section):
     """A part of training on smaller images."""
 
-    side_px: Annotated[int, Field(ge=8, le=256)]
+    side_px: Annotated[int, Field(ge=8, le=LARGEST_SIDE_PX)]
     """Side to which augmented training images are resized."""
     until: Annotated[float, Field(gt=0.0, lt=1.0)]
     """Share of the run's epochs at which the stage ends; below 1, so that training ends at full size."""
@@ -21,11 +30,11 @@ class ProgressiveStage(Section):
 class TrainingConfig(Section):
     """Epochs, batches, the loss and which epoch is kept."""
 
-    epochs: Count = 30
-    batch_size: Count = 128
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 30
+    batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH_IMAGES)] = 128
     drop_last: bool = False
     """Whether an incomplete last batch is left out."""
-    evaluation_batch_size: Count = 512
+    evaluation_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH_IMAGES)] = 512
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of initial weights, image order, augmentation and dropout; the validation split has a seed of its own."""
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -37,7 +46,7 @@ class TrainingConfig(Section):
     """Which epoch is kept: best validation accuracy, the last, or best test accuracy (to reproduce a paper only)."""
     early_stopping_epochs: Count | None = None
     """Stop after this many epochs without a better selection accuracy; absent: never."""
-    progressive: Annotated[tuple[ProgressiveStage, ...], Field(strict=False)] = ()
+    progressive: Annotated[tuple[ProgressiveStage, ...], Field(strict=False, max_length=MOST_STAGES)] = ()
     """Progressive resizing: stages of rising side and end, then full size; evaluation is always at full size."""
 
     @model_validator(mode="after")
@@ -63,7 +72,7 @@ class RuntimeConfig(Section):
     """Automatic mixed precision of the forward and backward pass; weights stay fp32."""
     channels_last: Literal["auto", "yes", "no"] = "auto"
     """Memory layout of activations and convolution weights."""
-    threads: Count | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | Literal["auto"] = "auto"
     """Intra-operation CPU threads."""
     compile: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_as_word)] = "auto"
     """Whether torch.compile translates the network; its time counts as training time. auto: on a GPU, for long runs."""

@@ -51,6 +51,20 @@ def as_labels(array: np.ndarray, where: str, count: int) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
+def numbered_classes(labels: Tensor, where: str) -> tuple[str, ...]:
+    """Class names "0" to the highest of `labels`, int64 [N]. Raises DataError where that leaves classes without image.
+
+    So a single absurd label cannot ask for a billion names.
+    """
+    highest = int(labels.max()) if len(labels) else -1
+    if highest >= len(labels):
+        raise DataError(
+            f"{where} has label {highest:,} at row {int(labels.argmax())} but only {len(labels):,} labels; classes "
+            "count from 0, and each needs an image"
+        )
+    return tuple(map(str, range(highest + 1)))
+
+
 def check_label_range(labels: Tensor, classes: int, where: str) -> None:
     """Raise DataError where a label names no class."""
     if len(labels) and int(labels.max()) >= classes:

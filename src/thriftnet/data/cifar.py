@@ -6,11 +6,14 @@ reading the training split passes over the compressed bytes of the test split wi
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -19,13 +22,18 @@ from torch import Tensor
 from thriftnet.data.arrays import as_images, as_labels, check_label_range
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.decode import convert_all
+from thriftnet.data.limits import read_file
 from thriftnet.data.safe_pickle import field, load_pickle
 from thriftnet.errors import DataError
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE * SIDE
 ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar")
-_TAR_DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError)
+MOST_ARCHIVE_BYTES = 512 * 2**20
+"""Of an archive when unpacked: three times CIFAR, a second of decompressing."""
+MOST_MEMBERS = 1_000
+"""Of an archive."""
+_TAR_DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,28 @@ class Layout:
     archive: str
     md5: str
     """Of the archive, as its authors publish it."""
+
+
+class _TooMuch(Exception):
+    """An archive goes on beyond MOST_ARCHIVE_BYTES."""
+
+
+class _Bounded:
+    """A file of which no more than MOST_ARCHIVE_BYTES are read: tarfile believes what a header claims."""
+
+    def __init__(self, file: gzip.GzipFile | IO[bytes]) -> None:
+        self._file = file
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if self.tell() + size > MOST_ARCHIVE_BYTES:
+            raise _TooMuch
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        if position > MOST_ARCHIVE_BYTES:
+            raise _TooMuch
+        return self._file.seek(position)
 
 
 def _layouts() -> tuple[Layout, ...]:
@@ -162,31 +192,68 @@ class CifarSource(Source):
         wanted = set(names)
         if self._path.is_dir():
             try:
-                return {name: (self._path / name).read_bytes() for name in wanted}
+                return {name: read_file(self._path / name) for name in wanted}
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
         contents: dict[str, bytes] = {}
-        try:
-            with tarfile.open(self._path) as archive:
-                for member in archive:
-                    name = Path(member.name).name
-                    if name in wanted and (stream := archive.extractfile(member)) is not None:
-                        contents[name] = stream.read()
-        except _TAR_DAMAGED as error:
-            raise self._damaged(error) from None
+        with self._archive() as (archive, _):
+            for member in self._members(archive):
+                name = Path(member.name).name
+                if name in wanted and (stream := archive.extractfile(member)) is not None:
+                    contents[name] = stream.read()
+        if missing := wanted - contents.keys():
+            raise DataError(f"{self._path} lacks {', '.join(sorted(missing))}; {self._again()}")
         return contents
 
     def _archive_names(self) -> set[str]:
         """Passing over the whole archive also finds out that it is complete, before anything is trained."""
+        with self._archive() as (archive, unpacked):
+            names = {Path(member.name).name for member in self._members(archive) if member.isreg()}
+            while unpacked.read(2**20):  # to the very end, where gzip has its checksum
+                pass
+            return names
+
+    def _members(self, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        """Each member by its header, before a byte of it is decompressed; nothing is ever unpacked to its name."""
+        seen = size = 0
+        while (member := archive.next()) is not None:
+            seen, size = seen + 1, size + member.size
+            shown = ascii(member.name)[:80]
+            if not (member.isreg() or member.isdir()):
+                raise self._suspect(f"holds {shown}, which is neither a file nor a folder")
+            if member.name.startswith("/") or ".." in Path(member.name).parts:
+                raise self._suspect(f"holds {shown}, a place outside of it")
+            if member.size < 0 or size > MOST_ARCHIVE_BYTES:
+                raise self._suspect(f"claims {member.size:,} bytes for {shown}")
+            if seen > MOST_MEMBERS:
+                raise self._suspect(f"holds more than {MOST_MEMBERS:,} files")
+            yield member
+
+    @contextmanager
+    def _archive(self) -> Iterator[tuple[tarfile.TarFile, _Bounded]]:
+        """Raises DataError for what is damaged, in the block as well."""
         try:
-            with tarfile.open(self._path) as archive:
-                names = {Path(member.name).name for member in archive if member.isfile()}
-                # To the very end, where gzip has its checksum.
-                while archive.fileobj is not None and archive.fileobj.read(2**20):
-                    pass
-                return names
+            with self._path.open("rb") as file:
+                packed = file.read(2) == b"\x1f\x8b"
+                file.seek(0)
+                with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as unpacked:
+                    bounded = _Bounded(unpacked)
+                    with tarfile.open(fileobj=bounded, mode="r:") as archive:  # type: ignore[call-overload]
+                        yield archive, bounded
+        except _TooMuch:
+            raise self._suspect(f"unpacks to more than {MOST_ARCHIVE_BYTES:,} bytes") from None
         except _TAR_DAMAGED as error:
             raise self._damaged(error) from None
+
+    def _suspect(self, what: str) -> DataError:
+        return DataError(
+            f"{self._path} {what}, unlike any archive of CIFAR; do not trust this file: {_again(self._archive_name)}"
+        )
+
+    @property
+    def _archive_name(self) -> str:
+        known = {layout.archive for layout in LAYOUTS}
+        return self._path.name if self._path.name in known else "the archive"
 
     def _damaged(self, error: Exception) -> DataError:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_CLASSES = 10_000
+"""A table of confusions has its square: 800 MB. The largest sets of photographs have about as many."""
+
 
 @dataclass(frozen=True)
 class LabelledImages:

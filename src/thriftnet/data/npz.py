@@ -9,22 +9,41 @@ and `class_names` where present. Layouts are found by `arrays.as_images`. Object
 
 from __future__ import annotations
 
+import lzma
+import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
-from thriftnet.data.arrays import as_images, as_labels, check_label_range
-from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.arrays import as_images, as_labels, check_label_range, numbered_classes
+from thriftnet.data.dataset import MOST_CLASSES, LabelledImages, Source
 from thriftnet.data.decode import convert_all
+from thriftnet.data.limits import array_bytes, check_decompressed
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
 
 _WHOLE = (("images", "labels"), ("x", "y"))
 _TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"))
 _TEST = (("x_test", "y_test"), ("test_images", "test_labels"))
-_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError, MemoryError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    StopIteration,
+    struct.error,
+    RuntimeError,  # an encrypted member
+    NotImplementedError,
+    MemoryError,
+)
 
 
 class NpzArrays:
@@ -41,21 +60,38 @@ class NpzArrays:
     def read(self, key: str) -> np.ndarray:
         """One array, of any plain type."""
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                return np.asarray(arrays[key])
+            with zipfile.ZipFile(self.path) as archive:
+                member = next(each for each in archive.infolist() if each.filename.removesuffix(".npy") == key)
+                check_decompressed(member.file_size, member.compress_size, self.name(key))
+                with archive.open(member) as stream:
+                    return self._array(stream, member.file_size, key)
         except _DAMAGED as error:
             raise self._unreadable(error, f" at {key}") from None
+
+    def _array(self, stream: IO[bytes], size: int, key: str) -> np.ndarray:
+        """NumPy reads the header alone: what that claims is compared with what there is before memory is taken."""
+        version = npy.read_magic(stream)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Python 2's headers
+                shape, fortran, dtype = read_header(stream)
+        except Exception as error:  # it is Python text, whose parser raises many kinds
+            raise ValueError(f"its header cannot be read: {type(error).__name__}") from None
+        if dtype.hasobject:
+            raise DataError(f"{self.path} holds objects at {key}, not numbers; save arrays of uint8 and of integers")
+        claimed, present = array_bytes(shape, dtype.itemsize), size - stream.tell()
+        if claimed != present or min(shape, default=0) < 0 or dtype.itemsize == 0:
+            raise ValueError(f"an array of shape {shape} and type {dtype} with {present:,} bytes")
+        return np.frombuffer(bytearray(stream.read()), dtype).reshape(shape, order="F" if fortran else "C")
 
     def name(self, key: str) -> str:
         """What a message calls this array."""
         return f"{self.path}: {key}"
 
     def _unreadable(self, error: Exception, where: str = "") -> DataError:
-        if "allow_pickle" in str(error):
-            return DataError(f"{self.path} holds objects{where}, not numbers; save arrays of uint8 and of integers")
-        return DataError(
-            f"{self.path} is no readable .npz{where} ({' '.join(str(error).split())}); save or get it again"
-        )
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DataError(f"{self.path} is no readable .npz{where} ({reason}); save or get it again")
 
 
 class NpzSource(Source):
@@ -77,9 +113,9 @@ class NpzSource(Source):
         self._train, self._test = found, test
         self._carved = train is None and test is None
         self.has_test = self._carved or test is not None
-        stored = np.atleast_1d(self._arrays.read(found[1]))
-        labels = as_labels(stored, self._arrays.name(found[1]), len(stored))
-        self.class_names = self._names() or tuple(map(str, range(int(labels.max()) + 1 if len(labels) else 0)))
+        stored, where = self._arrays.read(found[1]), self._arrays.name(found[1])
+        listed = stored if stored.ndim else stored[None][:0]  # `train` says what is wrong with a single number
+        self.class_names = self._names() or numbered_classes(as_labels(listed, where, len(listed)), where)
         used = {*found, *(test or ()), "class_names"}
         self.notes = (
             ("no test split: a fixed stratified fifth of the images is the test split",) if self._carved else ()
@@ -114,4 +150,12 @@ class NpzSource(Source):
         return next((pair for pair in pairs if set(pair) <= set(self._arrays.keys)), None)
 
     def _names(self) -> tuple[str, ...]:
-        return tuple(map(str, self._arrays.read("class_names"))) if "class_names" in self._arrays.keys else ()
+        if "class_names" not in self._arrays.keys:
+            return ()
+        names = self._arrays.read("class_names")
+        if names.ndim != 1 or names.dtype.kind not in "US" or len(names) > MOST_CLASSES:
+            raise DataError(
+                f"{self._arrays.name('class_names')} has shape {names.shape} of {names.dtype}; it must be a list of at "
+                f"most {MOST_CLASSES:,} texts"
+            )
+        return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names.tolist())

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,9 @@ import torch
 from torch import Tensor
 
 from thriftnet.data import decode
-from thriftnet.data.arrays import check_label_range
+from thriftnet.data.arrays import check_label_range, numbered_classes
 from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.limits import check_decompressed, check_images
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
 
@@ -34,7 +36,10 @@ IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
 _SPLIT_NAME = re.compile(r"(train|test|validation|val)(?![a-z])", re.IGNORECASE)
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
-_ROWS = 1024
+_ROWS = 128
+"""Read at once: decoding takes a thousand times longer, and one image may be as large as a photograph."""
+# A text that is not UTF-8 is a ValueError; pyarrow's own errors are of many more kinds than ArrowException.
+_DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, MemoryError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,12 @@ class ParquetImages:
         """Raises DataError where the file is damaged or has no image column."""
         try:
             file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{path} is no readable Parquet file ({_one_line(error)}); download it again") from None
         with file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+            check_images(rows, str(path))
+            _check_sizes(file.metadata, path)
         column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
         if column is None:
             expected = " or ".join(IMAGE_COLUMNS)
@@ -76,21 +83,31 @@ class ParquetImages:
         """A whole column, `img.path` for a part of a struct; images are not read. Raises DataError."""
         found: list[object] = []
         for batch in self._batches(column):
-            found += _leaf(batch, column).to_pylist()
+            found += batch
         return found
 
     def encoded(self) -> Iterator[bytes]:
         """Encoded images in row order; an absent one is empty, which no decoder accepts. Raises DataError."""
         column = self.column if _is_binary(self.schema.field(self.column).type) else f"{self.column}.bytes"
         for batch in self._batches(column):
-            yield from (value or b"" for value in _leaf(batch, column).to_pylist())
+            yield from (value or b"" for value in batch)
 
-    def _batches(self, column: str) -> Iterator[pa.RecordBatch]:
+    def _batches(self, column: str) -> Iterator[list[Any]]:
+        """The column's values, as many in all as the footer says."""
+        read = 0
         try:
             with pq.ParquetFile(self.path) as file:
-                yield from file.iter_batches(batch_size=_ROWS, columns=[column])
-        except (pa.ArrowException, OSError) as error:
+                batches = file.iter_batches(batch_size=_ROWS, columns=[column])
+                while (batch := next(batches, None)) is not None:
+                    read += len(batch)
+                    if read > self.rows:
+                        break
+                    values = _leaf(batch, column).to_pylist()
+                    yield values
+        except _DAMAGED as error:
             raise DataError(f"{self.path} is damaged ({_one_line(error)}); download it again") from None
+        if read != self.rows:
+            raise DataError(f"{self.path} is damaged (it says {self.rows:,} rows and has others); download it again")
 
 
 class ParquetSource(Source):
@@ -151,7 +168,7 @@ class ParquetSource(Source):
         for file in files:
             column = self._label_columns[file.path]
             for row, label in enumerate(file.values(column)):
-                if not isinstance(label, int) or label < 0:
+                if not isinstance(label, int) or not 0 <= label < 2**63:
                     raise DataError(f"{file.path} row {row} has {column} = {label}; every row needs a label from 0")
                 labels.append(label)
         return torch.tensor(labels, dtype=torch.int64)
@@ -176,8 +193,7 @@ class ParquetSource(Source):
         return tuple(names[label] for label in sorted(names)) if one_to_one and all(names.values()) else ()
 
     def _numbers(self, files: Sequence[ParquetImages]) -> tuple[str, ...]:
-        labels = self._labels(files)
-        return tuple(map(str, range(int(labels.max()) + 1 if len(labels) else 0)))
+        return numbered_classes(self._labels(files), self.location)
 
 
 def _find_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
@@ -242,5 +258,15 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def _check_sizes(metadata: pq.FileMetaData, path: Path) -> None:
+    """Raise DataError where columns claim to decompress to more than memory, or their bytes, could hold."""
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            check_decompressed(
+                chunk.total_uncompressed_size, chunk.total_compressed_size, f"{path}: {chunk.path_in_schema}"
+            )
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

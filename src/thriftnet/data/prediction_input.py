@@ -24,10 +24,11 @@ from thriftnet.data.arrays import as_images
 from thriftnet.data.decode import ENDINGS, convert_all, decode_all
 from thriftnet.data.image_folder import find_images
 from thriftnet.data.npz import NpzArrays
-from thriftnet.data.safe_pickle import field, load_pickle
+from thriftnet.data.safe_pickle import field, load_pickle, shortly
 from thriftnet.errors import DataError
 
 _NPZ_IMAGES = ("images", "data", "x_test", "test_images")
+_SHOWN = 5
 _ID_COLUMNS = ("id", "ids", "ID")
 _NO_IDS = "no ids: images are numbered from 0"
 
@@ -103,7 +104,7 @@ def _from_pickle(path: Path, channels: int, side: int) -> Unlabelled:
         return _from_array(content, None, str(path), channels, side)
     data = field(content, "data") if isinstance(content, dict) else None
     if not isinstance(data, np.ndarray):
-        keys = ", ".join(map(repr, content)) if isinstance(content, dict) else type(content).__name__
+        keys = ", ".join(map(shortly, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"{path} holds {keys or 'nothing'}; expected a dict with b'data' (an array) and b'ids'")
     return _from_array(data, field(content, "ids"), f"{path}: data", channels, side)
 
@@ -131,7 +132,7 @@ def _checked_ids(ids: Any, count: int, where: str) -> tuple[int | str, ...]:
     checked = tuple(_id(value, where) for value in values)
     repeated = _repeated(map(str, checked))
     if repeated:
-        raise DataError(f"{where}: the id {repeated[0]} appears more than once; ids must differ, or leave them out")
+        raise DataError(f"{where}: the id {repeated[0]:.80} appears more than once; ids must differ, or leave them out")
     return checked
 
 
@@ -140,7 +141,7 @@ def _id(value: object, where: str) -> int | str:
         return value.decode("utf-8", "replace")
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
-    raise DataError(f"{where}: {value!r} is no id; ids are whole numbers or text")
+    raise DataError(f"{where}: {shortly(value)} is no id; ids are whole numbers or text")
 
 
 def _repeated(values: Iterable[str]) -> Sequence[str]:

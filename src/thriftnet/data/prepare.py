@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thriftnet.config import DataConfig
-from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.dataset import MOST_CLASSES, LabelledImages, Source
 from thriftnet.data.decode import SIZE_FIX
 from thriftnet.data.splits import split_training
 from thriftnet.data.statistics import channel_statistics, fingerprint
@@ -71,6 +71,8 @@ def check_images(data: LabelledImages, source: Source, image_side: int | None) -
     where, classes = source.location, len(source.class_names)
     if classes < 2:
         raise DataError(f"{where} has {classes} class; classification needs at least two")
+    if classes > MOST_CLASSES:
+        raise DataError(f"{where} has {classes:,} classes; {MOST_CLASSES:,} are the most")
     if len(data) == 0:
         raise DataError(f"{where} has no training images")
     low, high = int(data.labels.min()), int(data.labels.max())

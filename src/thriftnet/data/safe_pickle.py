@@ -13,16 +13,25 @@ import math
 import pickle
 import pickletools
 import re
+import reprlib
 import struct
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from thriftnet.data.limits import read_file
 from thriftnet.errors import DataError
 
 _ELEMENTS = re.compile(r"[<>|=]?[biufSU][0-9]{0,9}")
+_COPIES, _WRITTEN_OUT, _ALWAYS = 8, 8, 2**16
+"""How much larger than the file what is made of it may be, by calls and as tuples written out; the largest honest
+factor is four. A small file may always make so much."""
+_MARK = -1
+_KEEPS_FIRST = ("BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")
+_room: ContextVar[list[int]] = ContextVar("room")
 _DAMAGED = (
     pickle.UnpicklingError,
     EOFError,
@@ -47,17 +56,29 @@ def load_pickle(source: bytes | Path, name: str | None = None) -> Any:
     """
     name = name or (str(source) if isinstance(source, Path) else "the pickle")
     try:
-        content = source.read_bytes() if isinstance(source, Path) else source
+        content = read_file(source) if isinstance(source, Path) else source
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror})") from None
+    room = _room.set([_COPIES * len(content) + _ALWAYS])
     try:
-        _check_lengths(content)
-        return _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        _check_claims(content)
+        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        _check_finished(value)
+        return value
     except _Refused as refused:
         raise DataError(f"{name} {refused}; do not trust this file") from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name} is no readable pickle ({reason:.200}); get it again from where it came") from None
+    finally:
+        _room.reset(room)
+
+
+def shortly(value: object) -> str:
+    """`repr` for a message, of the outer levels: of lists that hold the same list several times it would not end."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 2
+    return brief.repr(value)[:80]
 
 
 def field(mapping: Mapping[Any, Any], key: str) -> Any:
@@ -65,11 +86,87 @@ def field(mapping: Mapping[Any, Any], key: str) -> Any:
     return mapping.get(key.encode(), mapping.get(key))
 
 
-def _check_lengths(content: bytes) -> None:
-    """Raise ValueError where a length is more than there is: Python's reader would take that much memory first."""
+def _check_claims(content: bytes) -> None:
+    """Raise ValueError where a few bytes ask for much memory or time.
+
+    A number of an object makes Python's reader take so much memory first. And a tuple of two references to a tuple of
+    two references ... grows twofold with every pair, though not in memory: whoever hashes it, as a dict does with its
+    keys, visits all of it. So what each tuple would be when written out is counted along, and limited.
+    """
+    most = _WRITTEN_OUT * len(content) + _ALWAYS
+    stack: list[int] = []
+    memo: dict[int, int] = {}
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
-            raise ValueError(f"object number {argument} in {len(content)} bytes")
+        name = opcode.name
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if argument is None else argument
+            if number > len(content):
+                raise ValueError(f"object number {number} in {len(content)} bytes")
+            memo[number] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument or 0])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "MARK":
+            stack.append(_MARK)
+        else:
+            taken = _taken(opcode, stack)
+            # What else than tuples and frozensets is hashed was made from bytes of the file, or is never hashed.
+            grows = name.startswith("TUPLE") or name in ("FROZENSET", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ")
+            size = 1 + sum(taken) if grows else taken[0] if taken and name in _KEEPS_FIRST else 1
+            if size > most:
+                raise ValueError(f"an object of more than {most:,} parts in {len(content):,} bytes")
+            stack += [size] * len(opcode.stack_after)
+
+
+def _taken(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
+    """Take from `stack` what the operation takes, without the mark. Raises IndexError where there is too little."""
+    taken: list[int] = []
+    if pickletools.markobject in opcode.stack_before:
+        while (size := stack.pop()) != _MARK:
+            taken.append(size)
+        before = opcode.stack_before.index(pickletools.markobject)
+    else:
+        before = len(opcode.stack_before)
+    taken += [stack.pop() for _ in range(before)]
+    return taken[::-1]
+
+
+def _check_finished(value: object) -> None:
+    """Refuse a result that holds a part of this reader instead of a value; a container may hold itself."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, _Stand | _Elements):
+            raise _Refused("holds a function instead of a value")
+        if isinstance(each, dict | list | tuple | set | frozenset) and id(each) not in seen:
+            seen.add(id(each))
+            waiting += each
+            if isinstance(each, dict):
+                waiting += each.values()
+
+
+def _take(count: int) -> None:
+    """Count bytes or parts that a call makes from others. Raises ValueError for many times what the file has.
+
+    A reference has two bytes, and each call that copies what it refers to could make a megabyte of them.
+    """
+    left = _room.get()
+    left[0] -= count
+    if left[0] < 0:
+        raise ValueError("it copies its content again and again")
+
+
+def _written_out(container: Any) -> int:
+    """Parts of a container, those of the tuples and frozensets in it as often as they occur. Raises ValueError."""
+    waiting, parts = [container], 0
+    while waiting:
+        each = waiting.pop()
+        _take(0 if each is container else 1)
+        parts += len(each)
+        if not isinstance(each, bytes | bytearray):
+            waiting += [inner for inner in each if isinstance(inner, tuple | frozenset)]
+    return parts
 
 
 class _Refused(Exception):
@@ -111,7 +208,7 @@ class _Elements:
     def __init__(self, code: object, *_: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(text, str) or not _ELEMENTS.fullmatch(text):
-            raise _Refused(f"holds an array of type {text!r:.40}, not of numbers, truth values or text")
+            raise _Refused(f"holds an array of type {shortly(text)}, not of numbers, truth values or text")
         self._dtype = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -120,18 +217,19 @@ class _Elements:
             raise _Refused("holds an array of a structured type, not of numbers, truth values or text")
         order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         if order not in ("<", ">", "|", "="):
-            raise ValueError(f"byte order {order!r}")
+            raise ValueError(f"byte order {shortly(order)}")
         self._dtype = self._dtype.newbyteorder(order)
 
     def array(self, shape: Any, raw: object, fortran: bool) -> np.ndarray:
         """Raises ValueError unless `raw` is exactly the bytes of `shape`."""
         shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
         if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 32:
-            raise ValueError(f"array of shape {shape}")
+            raise ValueError(f"array of shape {shortly(shape)}")
         if not isinstance(raw, bytes | bytearray) or len(raw) != math.prod(shape) * self._dtype.itemsize:
             raise ValueError(f"array of shape {shape} and type {self._dtype} with other bytes than that needs")
         if self._dtype.itemsize == 0:
-            return np.zeros(shape, self._dtype)
+            raise ValueError(f"array of shape {shape} of empty texts")
+        _take(len(raw))
         return np.frombuffer(bytearray(raw), self._dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -176,7 +274,8 @@ def _array_itself(*_: object) -> None:
 
 def _encode(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise _Refused(f"wants to encode text as {encoding!r:.40}")
+        raise _Refused(f"wants to encode text as {shortly(encoding)}")
+    _take(len(text))
     return text.encode("latin-1")
 
 
@@ -187,7 +286,8 @@ def _plain(kind: Callable[..., Any]) -> Callable[..., Any]:
         if len(args) > 1 or not all(
             isinstance(arg, bytes | bytearray | list | tuple | set | frozenset) for arg in args
         ):
-            raise ValueError(f"{kind.__name__} of {args!r:.80}")
+            raise ValueError(f"{kind.__name__} of {shortly(args)}")
+        _take(sum(_written_out(arg) for arg in args))
         return kind(*args)
 
     return make
@@ -200,7 +300,7 @@ def _bytearray(*args: object) -> bytearray:
 _ARRAY = _Stand(_array_itself)
 _PLAIN: dict[str, Callable[..., Any]] = {
     "bytearray": _bytearray,
-    **{kind.__name__: _plain(kind) for kind in (bytes, list, tuple, dict, set, frozenset)},
+    **{kind.__name__: _plain(kind) for kind in (bytes, dict, set, frozenset)},
 }
 _TABLE: dict[tuple[str, str], _Stand] = {
     ("collections", "OrderedDict"): _Stand(_plain(dict)),  # a dict keeps its order, and has no attributes to set

@@ -71,8 +71,21 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `as_dict`; further keys are allowed. Raises pydantic.ValidationError for wrong ones."""
-        return TypeAdapter(Evaluation).validate_python(stored)
+        """The inverse of `as_dict`; further keys are allowed.
+
+        Raises ValueError (pydantic's for wrong types) where the classes, or their counts, do not fit one another.
+        """
+        found = TypeAdapter(Evaluation).validate_python(stored)
+        names = tuple(score.name for score in found.classes)
+        rows = (found.confusion, *found.confusion)
+        counts = [count for row in found.confusion for count in row]
+        if names != found.class_names or any(len(row) != len(names) for row in rows) or len(names) < 2:
+            raise ValueError(f"{len(found.class_names)} class names do not fit the scores and the confusion matrix")
+        if min(counts) < 0 or sum(counts) != found.count or found.count == 0:
+            raise ValueError(f"the confusion matrix has not the {found.count} images")
+        if any(score.support < 0 or score.predicted < 0 for score in found.classes):
+            raise ValueError("a class has less than no images")
+        return found
 
 
 def evaluate_logits(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Evaluation:

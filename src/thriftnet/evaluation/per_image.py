@@ -54,8 +54,11 @@ def decode_per_image(content: bytes, path: Path) -> PerImageResults:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         texts = {name: str(header["__metadata__"][name]) for name in _TEXTS}
         tensors = {name: tensors[name] for name in _TENSORS}
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged ({error}); delete it and {remedy}") from None
+    kinds = {name: tensor.dtype for name, tensor in tensors.items()}
+    if kinds != _TENSORS:
+        raise RunFolderError(f"{path} is damaged (its columns are of other types); delete it and {remedy}")
     shapes = {tuple(tensor.shape) for tensor in tensors.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise RunFolderError(f"{path} is damaged (its columns differ in length); delete it and {remedy}")

@@ -528,7 +528,7 @@ def _measured(
     if not known:
         return None
     runs = [job.run for job in known]
-    environments = [run.folder.read_json("environment.json") for run in runs]
+    environments = [run.environment for run in runs]
     devices = [f"{each['device_name']}, {each['precision']}, {each['threads']} threads" for each in environments]
     all_labels = list(shortened.labels if labels is None else labels)
     if test_selected or selection == "test-selected":

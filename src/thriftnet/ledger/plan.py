@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from thriftnet import recipe as recipes
 from thriftnet.campaign import is_finished
+from thriftnet.comparison import MOST_SEEDS
 from thriftnet.config import ExpectConfig, ModelConfig, RecipeConfig, Section
 from thriftnet.data.batches import steps_per_epoch
 from thriftnet.data.dataset import Source
@@ -47,7 +48,7 @@ class Request(Section):
     """Share of every width; absent: TWIN_WIDTH for directions, 1 for rows."""
     train_images: Annotated[int, Field(ge=2)] | None = None
     """Images that are trained on; absent: all."""
-    seeds: Annotated[int, Field(ge=1)] = 3
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 3
 
 
 def checked_request(**values: Any) -> Request:
@@ -160,7 +161,7 @@ class Job:
     @property
     def epochs_done(self) -> int:
         folder = self.run.folder
-        return int(folder.read_json("result.json")["epochs"]) if folder.has("result.json") else 0
+        return int(folder.read_record("result.json")["epochs"]) if folder.has("result.json") else 0
 
     @property
     def remaining_work(self) -> float:

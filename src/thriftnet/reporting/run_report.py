@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pydantic
 import torch
 
 from thriftnet import recipe as recipes
 from thriftnet.augment.draws import Draws
 from thriftnet.augment.policy import build_policy
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
+from thriftnet.data.limits import check_decompressed
 from thriftnet.data.prepare import TrainingData
 from thriftnet.errors import RecipeError, RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
@@ -91,7 +91,7 @@ def write_run_report(run: Run, path: Path) -> None:
 
 def gather(run: Run) -> RunReport:
     """Everything on the page. Of several evaluations the plain one of the test split is shown, else of validation."""
-    recipe, result, environment = run.recipe, run.result, run.folder.read_json("environment.json")
+    recipe, result, environment = run.recipe, run.result, run.environment
     evaluation, suffix = _stored_evaluation(run)
     kept = result["selected"]
     curves = _curves(run)
@@ -186,14 +186,9 @@ def _distribution(evaluation: Evaluation) -> Any:
 
 def _stored_evaluation(run: Run) -> tuple[Evaluation | None, str]:
     for split in ("test", "validation"):
-        name = f"evaluation-{split}.json"
-        if run.folder.has(name):
-            try:
-                return Evaluation.from_dict(run.folder.read_json(name)), split
-            except pydantic.ValidationError:
-                raise RunFolderError(
-                    f"{run.path / name} is damaged; evaluate again: thriftnet evaluate {run.path} --split {split}"
-                ) from None
+        evaluation = run.evaluation(split)
+        if evaluation is not None:
+            return evaluation, split
     return None, "test"
 
 
@@ -260,9 +255,12 @@ def _read_arrays(run: Run, name: str, kind: type[D]) -> D | None:
         return None
     content = run.folder.read_bytes(file)
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.infolist():
+                check_decompressed(member.file_size, member.compress_size, member.filename)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return kind(**{key: _unpacked(arrays[key]) for key in arrays.files})
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy reads headers as Python's text, whose parser raises many kinds
         raise RunFolderError(
             f"{run.path / file} is damaged ({error}); delete it, or draw it again by evaluating"
         ) from None

@@ -53,6 +53,22 @@ class FoundState:
         return [f"{message}; going on from {self.name} instead" for _, message in self.refused]
 
 
+def checked_position(stored: Mapping[str, Any]) -> Position:
+    """Raises ValueError or TypeError for what is no place in an epoch."""
+    position = Position(**stored)
+    for name in ("step", "correct_sum", "seen"):
+        value = getattr(position, name)
+        if type(value) is not int or not 0 <= value < 2**53:
+            raise ValueError(f"position.{name} = {value!r:.40}")
+    for name in ("loss_sum", "elapsed_s"):
+        if not isinstance(getattr(position, name), float):
+            raise TypeError(f"position.{name} = {getattr(position, name)!r:.40}")
+    for states in position.generators:
+        if not all(isinstance(each, Tensor) and each.dtype == torch.uint8 for each in states.values()):
+            raise TypeError("position.generators")
+    return position
+
+
 def state_name(updates: int) -> str:
     """The file of the state after so many updates."""
     return f"resume-{updates:08d}.pt"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -48,12 +48,19 @@ from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
 from thriftnet.training.batches import Batches, EpochOfBatches, Raw
-from thriftnet.training.checkpoint import FoundState, Position, generator_states, restore_generators
+from thriftnet.training.checkpoint import (
+    FoundState,
+    Position,
+    checked_position,
+    generator_states,
+    restore_generators,
+)
 from thriftnet.training.compiled import compiled
 from thriftnet.training.graphs import Graphs
 from thriftnet.training.guard import Guard
 from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.training.progress import STEPS_PER_REPORT, Display, Reading, SilentDisplay
+from thriftnet.training.records import check_history
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 from thriftnet.training.step import Learner, train_step
 
@@ -183,6 +190,15 @@ class _Selection:
     epoch: int = 0
     accuracy: float | None = None
     loss: float | None = None
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """torch takes up whatever a state holds, and would fail at the first step. Raises ValueError."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            fits = isinstance(value, Tensor) and (value.ndim == 0 or value.shape == parameter.shape)
+            if not (fits or value is None or isinstance(value, int | float)):
+                raise ValueError(f"the optimiser's {name} does not fit its parameter")
 
 
 class _Run:
@@ -374,6 +390,7 @@ class _Run:
         try:
             self.network.load_state_dict(state["network"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
+            _check_moments(self.learner.optimizer)
             self.learner.scaler.load_state_dict(state["scaler"])
             if self.learner.average is not None:
                 self.learner.average.network.load_state_dict(state["average"])
@@ -381,15 +398,13 @@ class _Run:
             if self.learner.lookahead is not None:
                 self.learner.lookahead.network.load_state_dict(state["lookahead"])
                 self.learner.lookahead.updates = state["lookahead_updates"]
-            self.history = state["history"]
-            self.selection = _Selection(**state["selection"])
-            self.selected_weights = state["selected_weights"]
-            self.position = Position(**state["position"]) if state["position"] is not None else None
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            self._take_up_history(state)
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             if memory.is_out_of_memory(error):
                 raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunFolderError(
-                f"{self.folder.path / found.name} does not fit this recipe ({error}); restore it or train again"
+                f"{self.folder.path / found.name} does not fit this recipe ({reason}); restore it or train again"
             ) from None
         self.saved = (len(self.history), self.position.step if self.position is not None else 0)
         # A kill between two files of an epoch leaves them apart, and the data may have moved.
@@ -397,6 +412,30 @@ class _Run:
             self.folder.write_json("data.json", describe_data(source, self.data))
             if self.history:
                 self._write_outcome(self._status())
+
+    def _take_up_history(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError, KeyError or TypeError for what no training wrote."""
+        history, selection, weights = state["history"], _Selection(**state["selection"]), state["selected_weights"]
+        if not isinstance(history, list) or len(history) > self.recipe.training.epochs:
+            raise ValueError("its history is not one of this recipe's epochs")
+        check_history(history)
+        if type(selection.epoch) is not int or not (selection.epoch > 0) == bool(history) == (weights is not None):
+            raise ValueError(f"its kept epoch {selection.epoch} has no weights or no row")
+        if selection.epoch > len(history):
+            raise ValueError(f"its kept epoch {selection.epoch} is beyond the last, {len(history)}")
+        for value in (selection.accuracy, selection.loss):
+            if not isinstance(value, float | None):
+                raise TypeError(f"its kept epoch has {value!r:.40} as a measure")
+        if weights is not None:
+            expected = self.evaluated_network.state_dict()
+            if weights.keys() != expected.keys() or any(
+                not isinstance(value, Tensor) or value.shape != expected[name].shape for name, value in weights.items()
+            ):
+                raise ValueError("the weights of its kept epoch are not of this network")
+        position = checked_position(state["position"]) if state["position"] is not None else None
+        if position is not None and position.step > self.schedule.steps_per_epoch:
+            raise ValueError(f"its step {position.step} is beyond the epoch's {self.schedule.steps_per_epoch}")
+        self.history, self.selection, self.selected_weights, self.position = history, selection, weights, position
 
     def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
         training = self.recipe.training

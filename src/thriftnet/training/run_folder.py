@@ -18,6 +18,7 @@ import io
 import json
 import shlex
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from thriftnet.training import checksums
 from thriftnet.training.checkpoint import FoundState, newest_first, refusal, require_safe_reader, state_name
 from thriftnet.training.checksums import Checksums, sha256
 from thriftnet.training.lock import LOCK, only_writer
+from thriftnet.training.records import check_file, check_history
 
 Which = Literal["selected", "last"]
 
@@ -47,6 +49,8 @@ REMADE_ON_RESUME = ("data.json", "selected.safetensors", "last.safetensors", "me
 AFTER_AN_EPOCH = ("last.safetensors", "metrics.csv", "result.json")
 BEFORE_THE_RECIPE = (LOCK, checksums.NAME, "events.jsonl", "environment.json", "data.json")
 """What a folder may hold before it is a run: recipe.toml is written last of what is known before the first step."""
+MOST_FILE_BYTES = 8 * 2**30
+"""The state of the largest network that a budget may allow, with three moments and two averages of it, has 3 GB."""
 CHANGED = f"it was changed after it was written: its SHA-256 is not the one in {checksums.NAME}"
 
 
@@ -120,10 +124,21 @@ class RunFolder:
         """Raises RunFolderError if the file is missing or damaged."""
         try:
             value = json.loads(self.read_bytes(name))
+        except RecursionError:
+            raise self._damaged(name, "it is nested too deep") from None
         except ValueError as error:
             raise self._damaged(name, error) from None
         if not isinstance(value, dict):
             raise self._damaged(name, "it is not a JSON object")
+        return value
+
+    def read_record(self, name: str) -> dict[str, Any]:
+        """`read_json`, with what `records` knows of the file checked. Raises RunFolderError as it does."""
+        value = self.read_json(name)
+        try:
+            check_file(name, value)
+        except ValueError as error:
+            raise self._damaged(name, error) from None
         return value
 
     def has(self, name: str) -> bool:
@@ -167,10 +182,19 @@ class RunFolder:
         if not self.has_epoch:
             return []
         try:
-            rows = csv.DictReader(io.StringIO(self.read_bytes("metrics.csv").decode(), newline=""))
-            return [{key: _number(value) for key, value in row.items()} for row in rows]
-        except (ValueError, TypeError) as error:
+            table = csv.DictReader(io.StringIO(self.read_bytes("metrics.csv").decode(), newline=""))
+            return [{key: _number(value) for key, value in row.items()} for row in table]
+        except (ValueError, TypeError, csv.Error) as error:
             raise self._damaged("metrics.csv", error) from None
+
+    def read_epochs(self) -> list[dict[str, Any]]:
+        """`read_history`, with every row checked. Raises RunFolderError as it does."""
+        rows = self.read_history()
+        try:
+            check_history(rows)
+        except ValueError as error:
+            raise self._damaged("metrics.csv", error) from None
+        return rows
 
     def log(self, event: str, **details: Any) -> None:
         """Add one line to events.jsonl. Raises RunFolderError where that file is damaged."""
@@ -233,6 +257,9 @@ class RunFolder:
         while True:
             sums = self._checksums()
             try:
+                size = self._existing(name).stat().st_size
+                if size > MOST_FILE_BYTES:
+                    raise self._damaged(name, f"it has {size:,} bytes, more than any file of a run")
                 content = self._existing(name).read_bytes()
             except OSError as error:
                 raise self._damaged(name, error.strerror or error) from None
@@ -288,6 +315,9 @@ class RunFolder:
             raise self._damaged(name, f"{checksums.NAME} does not list it")
         content = self.read_bytes(name)
         try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if any(member.file_size > member.compress_size for member in archive.infolist()):
+                    raise ValueError("it is compressed, which no state is")
             with warnings.catch_warnings():  # torch's name other readers, which are not restricted
                 warnings.simplefilter("ignore")
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -417,8 +447,8 @@ class UnwrittenRunFolder(RunFolder):
 
 
 def _number(text: str | None) -> int | float | None:
-    if text is None:
-        raise ValueError("a row is too short")
+    if not isinstance(text, str):  # csv: None for a cell that is missing, a list of those that are too many
+        raise ValueError("a row is too short or too long")
     if text == "":
         return None
     return int(text) if text.lstrip("-").isdigit() else float(text)

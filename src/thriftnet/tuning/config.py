@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,6 +20,10 @@ from thriftnet.tuning.space import Axis, flatten, grid, overrides, parse_constra
 from thriftnet.twins import narrow, shorten
 
 MAX_STUDY_BYTES = 1_000_000
+MOST_KEYS = 64
+"""That a study searches: no study of its trials could tell more apart."""
+MOST_TRIALS = 1_000_000
+"""Of a study: its journal is read and searched as a whole after each."""
 MEASURES = ("parameters", "macs")
 
 SHORTENED = ("training.epochs", "training.early_stopping_epochs", "schedule.", "model.stem.bias_epochs")
@@ -90,13 +93,13 @@ class StudyConfig(Section):
     objective: Literal["validation_accuracy", "validation_loss"] = "validation_accuracy"
     """What is best: the highest validation accuracy or the lowest validation loss, of the epoch that a trial keeps."""
     sampler: SamplerConfig
-    trials: Count | None = None
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
     """Settings to try; a `grid` has its own number."""
     time_limit_minutes: Positive | None = None
     """No further trial begins once the study has run this long in all; absent: no limit."""
-    space: Annotated[dict[str, Axis], Field(min_length=1)]
+    space: Annotated[dict[str, Axis], Field(min_length=1, max_length=MOST_KEYS)]
     """What is searched: for each dotted key of the recipe its values or its range."""
-    constraints: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    constraints: Annotated[tuple[str, ...], Field(strict=False, max_length=MOST_KEYS)] = ()
     """Comparisons between two of a number, a key, `parameters` and `macs` (3 channels, 10 classes); a setting that
     fails one is not tried."""
     pruning: PruningConfig | None = None
@@ -193,8 +196,8 @@ def load(
     """
     name, text, folder = _read(name_or_path)
     try:
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        tables = recipes.parse_toml(text)
+    except ValueError as error:
         raise StudyError(f"study {name} is not valid TOML: {error}") from None
     tables.setdefault("name", name)
     if trials is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,11 @@ from thriftnet.errors import StudyError
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+MOST_POINTS = 100_000
+"""Of a key's values, and of a grid in all: a training for each of them would take years."""
+LARGEST_NUMBER = 2**53
+"""That a range may reach: up to here every whole number is a float too, and none overflows in a sampler."""
+
 Setting = Mapping[str, Any]
 Number = int | float
 Scalar = bool | int | float | str
@@ -31,7 +37,7 @@ Scalar = bool | int | float | str
 class Axis(Section):
     """What one key of the recipe may be: one of `values`, or a number from `low` to `high`."""
 
-    values: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)] | None = None
+    values: Annotated[tuple[Any, ...], Field(strict=False, min_length=1, max_length=MOST_POINTS)] | None = None
     """The choices, of any kind that the key takes; `"none"` takes the recipe's value away."""
     low: Number | None = None
     """Smallest number; whole numbers are drawn where `low` and `high` are whole."""
@@ -55,8 +61,10 @@ class Axis(Section):
             return self
         if self.low is None or self.high is None:
             raise ValueError("give either values, or low and high")
-        if not self.low < self.high:
-            raise ValueError(f"low = {self.low!r} must be less than high = {self.high!r}")
+        if not -LARGEST_NUMBER <= self.low < self.high <= LARGEST_NUMBER:
+            raise ValueError(
+                f"low = {self.low!r} must be less than high = {self.high!r}, both within +-{LARGEST_NUMBER:,}"
+            )
         if self.log and self.low <= 0:
             raise ValueError(f"low = {self.low!r} must be positive for log = true")
         if self.log and self.step is not None:
@@ -65,7 +73,7 @@ class Axis(Section):
             if self.whole and not isinstance(self.step, int):
                 raise ValueError(f"step = {self.step!r} must be whole between low = {self.low} and high = {self.high}")
             steps = (self.high - self.low) / self.step if self.step > 0 else 0.5
-            if abs(steps - round(steps)) > 1e-9:
+            if not steps < LARGEST_NUMBER or abs(steps - round(steps)) > 1e-9:
                 raise ValueError(f"step = {self.step!r} must lead from low to high in whole steps")
         return self
 
@@ -88,15 +96,24 @@ class Axis(Section):
 
     def points(self) -> tuple[Any, ...] | None:
         """Every value as Optuna stores it; None where they are too many to be tried one by one."""
+        count = self.count
         if self.values is not None:
             return tuple(_stored(value) for value in self.values)
+        if count is None or count > MOST_POINTS:
+            return None
+        assert self.low is not None
+        step = 1 if self.step is None else self.step
+        return tuple(self.low + at * step for at in range(count))
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are; None for a continuous range."""
+        if self.values is not None:
+            return len(self.values)
         assert self.low is not None
         assert self.high is not None
         step = self.step if self.step is not None else 1 if self.whole and not self.log else None
-        if step is None:
-            return None
-        count = round((self.high - self.low) / step) + 1
-        return tuple(self.low + at * step for at in range(count))
+        return None if step is None else round((self.high - self.low) / step) + 1
 
     def decode(self, stored: Any) -> Any:
         """The recipe's value for one that Optuna stored."""
@@ -143,7 +160,13 @@ def overrides(space: Mapping[str, Axis], stored: Setting) -> list[str]:
 
 
 def grid(space: Mapping[str, Axis]) -> Iterator[dict[str, Any]]:
-    """Every combination, the last key changing fastest. Raises StudyError where a key has too many values."""
+    """Every combination, the last key changing fastest. Raises StudyError where there are too many."""
+    total = math.prod(axis.count or 1 for axis in space.values())
+    if total > MOST_POINTS:
+        raise StudyError(
+            f"the grid of {', '.join(space)} has {total:,} points, a training each; {MOST_POINTS:,} are the most: give "
+            "fewer values or a larger step, or another sampler"
+        )
     columns = []
     for key, axis in space.items():
         points = axis.points()
