@@ -27,7 +27,8 @@ from benchmarks.steps import Trainer
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
-from thriftnet.kernels.winograd import Conv2d, suits, use_kernels
+from thriftnet.kernels.convolution import Conv2d, use_kernels
+from thriftnet.kernels.winograd import suits
 from thriftnet.models.build import build_on_meta
 
 FP32 = RuntimeConfig(device="cpu", precision="fp32", kernels="yes")

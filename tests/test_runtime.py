@@ -262,7 +262,7 @@ def test_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool, winograd: bool) -> None:
     marked: list[tuple[str, nn.Module]] = []
     monkeypatch.setattr(runtime, "use_kernels", lambda network: marked.append(("norms", network)))
-    monkeypatch.setattr(runtime.winograd, "use_kernels", lambda network: marked.append(("convolutions", network)))
+    monkeypatch.setattr(runtime.convolution, "use_kernels", lambda network: marked.append(("convolutions", network)))
     network = nn.Conv2d(3, 4, 3)
     Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels, winograd).place(network)
     assert marked == [("norms", network)] * kernels + [("convolutions", network)] * winograd

@@ -20,7 +20,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
-from thriftnet.kernels import winograd
+from thriftnet.kernels import convolution, winograd
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -70,7 +70,7 @@ class Runtime:
         if self.kernels:
             use_kernels(network)
         if self.winograd:
-            winograd.use_kernels(network)
+            convolution.use_kernels(network)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
 

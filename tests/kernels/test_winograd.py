@@ -19,7 +19,8 @@ from thriftnet.data.normalize import as_float
 from thriftnet.kernels import build
 from thriftnet.kernels import winograd as module
 from thriftnet.kernels.build import KernelsUnavailable
-from thriftnet.kernels.winograd import Conv2d, prepare, suits, use_kernels
+from thriftnet.kernels.convolution import Conv2d, use_kernels
+from thriftnet.kernels.winograd import prepare, suits
 from thriftnet.models.build import build_model
 from thriftnet.optim.build import build_optimizer
 from thriftnet.runtime import resolve

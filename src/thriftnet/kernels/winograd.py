@@ -16,7 +16,7 @@ import ctypes
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thriftnet.kernels.build import load_kernels
@@ -43,37 +43,6 @@ def prepare() -> None:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = [*arguments, _INT], _INT
-
-
-def use_kernels(network: nn.Module) -> None:
-    """Let the `Conv2d` layers of `network` use the kernel. Raises KernelsUnavailable."""
-    prepare()
-    for module in network.modules():
-        if isinstance(module, Conv2d):
-            module.uses_kernels = True
-
-
-class Conv2d(nn.Conv2d):
-    """torch's layer, which uses the kernel where `use_kernels` allowed it and it is the faster way.
-
-    It has the name of torch's, which layer tables show.
-    """
-
-    uses_kernels = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.uses_kernels and self._has_its_form() and suits(input, self.weight):
-            weight = self.weight.contiguous(memory_format=torch.channels_last)
-            return _Winograd.apply(input, weight, self.bias)  # type: ignore[no-untyped-call]
-        return super().forward(input)
-
-    def _has_its_form(self) -> bool:
-        return (
-            self.kernel_size == (3, 3)
-            and self.stride == self.dilation == self.padding == (1, 1)
-            and self.groups == 1
-            and self.padding_mode == "zeros"
-        )
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
@@ -103,6 +72,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, out_channels: int,
     y = torch.empty(count, out_channels, height, width, memory_format=torch.channels_last)
     _call("winograd_convolve", x, weight, bias, y, count, height, width, in_channels, out_channels, turned)
     return y
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of stride 1 and padding 1, where `suits` says so. Raises MemoryError."""
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return _Winograd.apply(x, weight, bias)  # type: ignore[no-untyped-call]
 
 
 class _Winograd(torch.autograd.Function):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thriftnet.kernels.convolution import Conv2d
 from thriftnet.kernels.norm_act_add import norm_act_add
-from thriftnet.kernels.winograd import Conv2d
 
 Activation = Callable[[Tensor], Tensor]
 
