@@ -36,6 +36,7 @@ from benchmarks.product import Epochs, NoMoreRounds, images_for, round_recipe, r
 from thriftnet import recipe as recipes
 from thriftnet import runtime as runtimes
 from thriftnet.config import RecipeConfig, RuntimeConfig
+from thriftnet.config.model import MOST_PARAMETERS
 from thriftnet.errors import ThriftnetError, UserError
 from thriftnet.models.build import count_parameters
 from thriftnet.reporting.figures import BLUE, VERMILLION, new_figure, styled
@@ -60,7 +61,7 @@ LABELS = {
     "image side": "image side (pixels)",
     "images": "training images",
 }
-NO_BUDGET = 10**9
+NO_BUDGET = MOST_PARAMETERS
 
 
 def varied(recipe: RecipeConfig, axis: str, value: float) -> RecipeConfig:

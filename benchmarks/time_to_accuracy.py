@@ -43,7 +43,7 @@ from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig, RuntimeConfig
 from thriftnet.errors import ThriftnetError, UserError
 from thriftnet.reporting.figures import BLUE, GREEN, INK, VERMILLION, new_figure, styled
-from thriftnet.training.loop import EVALUATED_SPLIT
+from thriftnet.training.outcome import EVALUATED_SPLIT
 from thriftnet.training.progress import SilentDisplay
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ from thriftnet.reporting.shift_figures import draw_foretold, draw_heat_map, fore
 from thriftnet.run import Run
 from thriftnet.shift import stored_remedies, stored_shift
 from thriftnet.training.batches import resize_and_mix
-from thriftnet.training.loop import EVALUATED_SPLIT
+from thriftnet.training.outcome import EVALUATED_SPLIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ from thriftnet.run import Run
 from thriftnet.storage import storage_error
 from thriftnet.tracking.load import load, require
 from thriftnet.tracking.tracker import TrackedRun, Tracker
-from thriftnet.training.loop import EVALUATED_SPLIT
+from thriftnet.training.outcome import EVALUATED_SPLIT
 from thriftnet.training.progress import Display
 
 STATE = "tracking.json"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -47,11 +47,11 @@ from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
+from thriftnet.training import outcome
 from thriftnet.training.batches import Batches, EpochOfBatches, Raw
 from thriftnet.training.checkpoint import (
     FoundState,
     Position,
-    checked_position,
     generator_states,
     restore_generators,
 )
@@ -59,14 +59,14 @@ from thriftnet.training.compiled import compiled
 from thriftnet.training.graphs import Graphs
 from thriftnet.training.guard import Guard
 from thriftnet.training.interruption import StopRequest, watch_signals
+from thriftnet.training.outcome import EVALUATED_SPLIT, Selection
 from thriftnet.training.progress import STEPS_PER_REPORT, Display, Reading, SilentDisplay
-from thriftnet.training.records import check_history
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
+from thriftnet.training.state import TrainingState, checked_state, learned, reached, restore_learned
 from thriftnet.training.step import Learner, train_step
 
 EVALUATED_AT_ONCE = 2000
 """Images that a GPU evaluates at once at least; it needs many to be busy, and the result is the same."""
-EVALUATED_SPLIT = {"validation": "validation", "test": "test", "last": "validation"}
 SAVE_DUE = 1  # beside the numbers of SIGINT and SIGTERM, which are higher and so come first
 
 
@@ -132,8 +132,8 @@ def _fit(
             if found is not None:
                 for name, message in found.refused:
                     folder.log("damaged state left out", file=name, message=message, instead=found.name)
-                at = run.position.step if run.position is not None else 0
-                folder.log("resumed", epoch=len(run.history), step=at, environment=run.environment())
+                epoch, step = run.saved
+                folder.log("resumed", epoch=epoch, step=step, environment=run.environment())
             else:
                 run.describe(source)
                 folder.log("started", recipe=recipe.name, seed=recipe.training.seed)
@@ -181,24 +181,6 @@ def _check_shards(recipe: RecipeConfig, processes: Processes) -> None:
             f"training.batch_size = {batch_size} is shared by {count} processes, an image each at least; start at most "
             f"{batch_size}, or raise training.batch_size"
         )
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """The kept epoch: its number from 1, and the accuracy (a fraction) and loss that chose it; 0 before the first."""
-
-    epoch: int = 0
-    accuracy: float | None = None
-    loss: float | None = None
-
-
-def _check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """torch takes up whatever a state holds, and would fail at the first step. Raises ValueError."""
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            fits = isinstance(value, Tensor) and (value.ndim == 0 or value.shape == parameter.shape)
-            if not (fits or value is None or isinstance(value, int | float)):
-                raise ValueError(f"the optimiser's {name} does not fit its parameter")
 
 
 class _Run:
@@ -264,10 +246,7 @@ class _Run:
             steps_per_epoch=self.batches.steps_per_epoch,
         )
         self.held = {"validation": self._near(data.validation), "test": self._near(self.test)}
-        self.history: list[dict[str, Any]] = []
-        self.selection = _Selection()
-        self.selected_weights: dict[str, Tensor] | None = None
-        self.position: Position | None = None  # where the first epoch to be trained goes on, if within it
+        self.state = TrainingState()
         self.saved = (0, 0)  # completed epochs, steps of the next one
         self.saved_at = time.monotonic()
 
@@ -355,50 +334,43 @@ class _Run:
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
         self.folder.write_json("environment.json", self.environment())
-        self.folder.write_json("data.json", describe_data(source, self.data))
+        self.folder.write_json("data.json", outcome.describe_data(source, self.data))
         self.folder.write_recipe(self.recipe)  # last: with it the folder is a run that can be gone on with
 
     def train(self, display: Display, request: StopRequest) -> None:
         """Epochs until the recipe's last, an early stop or a signal."""
         self.display = display
-        status = self._status()
-        while status == "running":
-            epoch = len(self.history) + 1
-            row = self._train_epoch(epoch, display, request)
+        while self.status == "running":
+            row = self._train_epoch(len(self.history) + 1, display, request)
             self.history.append(row)
             selected = self._select(row)
-            status = self._status()
             if selected:
                 self._keep_weights()
-            self._save(status)
+            self._save()
             display.epoch(row, selected)
-        self.folder.log("finished", status=status, epoch=len(self.history))
+        self.folder.log("finished", status=self.status, epoch=len(self.history))
 
     def restore(self, source: Source, found: FoundState) -> None:
         """Take up a stored state, and write again what follows from it.
 
         Raises RunFolderError where recipe or data differ.
         """
-        state = found.state
+        stored = found.state
         expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
         for what, fingerprint in expected.items():
-            if state.get(what) != fingerprint:
+            if stored.get(what) != fingerprint:
                 raise RunFolderError(
-                    f"{self.folder.path} was trained with another {what} ({state.get(what)}, now {fingerprint}); "
+                    f"{self.folder.path} was trained with another {what} ({stored.get(what)}, now {fingerprint}); "
                     f"resume with the same {what}, or start a new run"
                 )
         try:
-            self.network.load_state_dict(state["network"])
-            self.learner.optimizer.load_state_dict(state["optimizer"])
-            _check_moments(self.learner.optimizer)
-            self.learner.scaler.load_state_dict(state["scaler"])
-            if self.learner.average is not None:
-                self.learner.average.network.load_state_dict(state["average"])
-                self.learner.average.updates = state["average_updates"]
-            if self.learner.lookahead is not None:
-                self.learner.lookahead.network.load_state_dict(state["lookahead"])
-                self.learner.lookahead.updates = state["lookahead_updates"]
-            self._take_up_history(state)
+            restore_learned(stored, self.network, self.learner)
+            self.state = checked_state(
+                stored,
+                self.recipe.training.epochs,
+                self.schedule.steps_per_epoch,
+                self.evaluated_network.state_dict(),
+            )
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             if memory.is_out_of_memory(error):
                 raise
@@ -406,36 +378,13 @@ class _Run:
             raise RunFolderError(
                 f"{self.folder.path / found.name} does not fit this recipe ({reason}); restore it or train again"
             ) from None
-        self.saved = (len(self.history), self.position.step if self.position is not None else 0)
+        position = self.state.position
+        self.saved = (len(self.history), position.step if position is not None else 0)
         # A kill between two files of an epoch leaves them apart, and the data may have moved.
         with self.folder.as_one():
-            self.folder.write_json("data.json", describe_data(source, self.data))
+            self.folder.write_json("data.json", outcome.describe_data(source, self.data))
             if self.history:
-                self._write_outcome(self._status())
-
-    def _take_up_history(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError, KeyError or TypeError for what no training wrote."""
-        history, selection, weights = state["history"], _Selection(**state["selection"]), state["selected_weights"]
-        if not isinstance(history, list) or len(history) > self.recipe.training.epochs:
-            raise ValueError("its history is not one of this recipe's epochs")
-        check_history(history)
-        if type(selection.epoch) is not int or not (selection.epoch > 0) == bool(history) == (weights is not None):
-            raise ValueError(f"its kept epoch {selection.epoch} has no weights or no row")
-        if selection.epoch > len(history):
-            raise ValueError(f"its kept epoch {selection.epoch} is beyond the last, {len(history)}")
-        for value in (selection.accuracy, selection.loss):
-            if not isinstance(value, float | None):
-                raise TypeError(f"its kept epoch has {value!r:.40} as a measure")
-        if weights is not None:
-            expected = self.evaluated_network.state_dict()
-            if weights.keys() != expected.keys() or any(
-                not isinstance(value, Tensor) or value.shape != expected[name].shape for name, value in weights.items()
-            ):
-                raise ValueError("the weights of its kept epoch are not of this network")
-        position = checked_position(state["position"]) if state["position"] is not None else None
-        if position is not None and position.step > self.schedule.steps_per_epoch:
-            raise ValueError(f"its step {position.step} is beyond the epoch's {self.schedule.steps_per_epoch}")
-        self.history, self.selection, self.selected_weights, self.position = history, selection, weights, position
+                self._write_outcome()
 
     def _train_epoch(self, epoch: int, display: Display, request: StopRequest) -> dict[str, Any]:
         training = self.recipe.training
@@ -529,7 +478,7 @@ class _Run:
     def _begin(self, epoch: int) -> Position:
         """Seed the generators for `epoch`, or put back those of a state within it; returns from where it goes on."""
         runtimes.seed_everything(self.recipe.training.seed, epoch, self.processes.rank)
-        begun, self.position = self.position or Position(), None
+        begun, self.state.position = self.state.position or Position(), None
         if self.processes.rank < len(begun.generators):
             restore_generators(begun.generators[self.processes.rank], self.runtime.device)
         return begun
@@ -546,7 +495,7 @@ class _Run:
         if step and self.saved != (len(self.history), step):
             # What evaluation draws is nothing, so the generators are still where the last step left them.
             generators = self.processes.each(generator_states(self.runtime.device))
-            self._save("running", replace(position(step), generators=tuple(generators)))
+            self._save(replace(position(step), generators=tuple(generators)))
         if wanted != SAVE_DUE:
             raise self._interrupted(wanted)
 
@@ -576,106 +525,66 @@ class _Run:
         return max(batch_size, EVALUATED_AT_ONCE) if self.runtime.device.type == "cuda" else batch_size
 
     def _select(self, row: dict[str, Any]) -> bool:
-        """Whether this epoch is the one to keep so far: higher accuracy, of equal ones lower loss, else the first.
+        """Whether this epoch is the one to keep so far; one whose loss is not finite never is.
 
-        The loss matters on small validation sets, where many epochs classify every image right. An epoch whose loss is
-        not finite is never kept. Raises NonFiniteLossError where there is no other yet.
+        Raises NonFiniteLossError where there is no other yet.
         """
         rule = self.recipe.training.selection
-        found = _Selection(row["epoch"], row[f"{EVALUATED_SPLIT[rule]}_accuracy"], row[f"{EVALUATED_SPLIT[rule]}_loss"])
-        kept = self.selection
-        if found.loss is not None and not math.isfinite(found.loss):
+        found = Selection.of(row, rule)
+        if not found.is_finite:
             self.folder.log("non-finite loss", epoch=found.epoch, split=EVALUATED_SPLIT[rule])
-            if kept.epoch == 0:
+            if self.state.selection.epoch == 0:
                 raise NonFiniteLossError(
                     f"the {EVALUATED_SPLIT[rule]} loss is {found.loss} after epoch {found.epoch}, so it cannot be "
                     f"kept, and there is no other; start a new run with a lower optimizer.lr, some "
                     f"schedule.warmup_epochs or optimizer.clip_norm=1.0"
                 )
             return False
-        if rule != "last" and kept.accuracy is not None and kept.loss is not None:
-            assert found.accuracy is not None  # this rule always evaluates
-            assert found.loss is not None
-            if (found.accuracy, -found.loss) <= (kept.accuracy, -kept.loss):
-                return False
-        self.selection = found
+        if not found.beats(self.state.selection, rule):
+            return False
+        self.state.selection = found
         return True
 
-    def _status(self) -> str:
-        """`running`, `completed` or `stopped early`, from the history alone."""
-        training = self.recipe.training
-        if len(self.history) >= training.epochs:
-            return "completed"
-        patience = training.early_stopping_epochs
-        if patience is not None and self.history:
-            split = EVALUATED_SPLIT[training.selection]
-            accuracies = [
-                row[f"{split}_accuracy"] if math.isfinite(row[f"{split}_loss"]) else -1.0 for row in self.history
-            ]
-            if len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience:
-                return "stopped early"
-        return "running"
+    @property
+    def status(self) -> str:
+        """`running`, `completed` or `stopped early`."""
+        return outcome.status(self.history, self.recipe.training)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A row for each completed epoch."""
+        return self.state.history
 
     def _keep_weights(self) -> None:
         """In memory too, so that every state holds the weights of the kept epoch."""
         values = self.evaluated_network.state_dict()
-        self.selected_weights = {name: value.detach().cpu().clone() for name, value in values.items()}
+        self.state.selected_weights = {name: value.detach().cpu().clone() for name, value in values.items()}
 
-    def _save(self, status: str, position: Position | None = None) -> None:
+    def _save(self, position: Position | None = None) -> None:
         """The state after an epoch with what follows from it, or at `position` in the next. All processes call it."""
-        epochs, average, lookahead = len(self.history), self.learner.average, self.learner.lookahead
+        epochs, step = len(self.history), position.step if position is not None else 0
         with self.processes.together(), self.folder.as_one():
             self.folder.write_resume_state(
-                {
-                    "recipe": recipes.content_hash(self.recipe),
-                    "data": self.data.fingerprint,
-                    "network": self.network.state_dict(),
-                    "optimizer": self.learner.optimizer.state_dict(),
-                    "scaler": self.learner.scaler.state_dict(),
-                    "average": average.network.state_dict() if average is not None else None,
-                    "average_updates": average.updates if average is not None else 0,
-                    "lookahead": lookahead.network.state_dict() if lookahead is not None else None,
-                    "lookahead_updates": lookahead.updates if lookahead is not None else 0,
-                    "history": self.history,
-                    "selection": asdict(self.selection),
-                    "selected_weights": self.selected_weights,
-                    "position": asdict(position) if position is not None else None,
-                },
-                updates=epochs * self.schedule.steps_per_epoch + (position.step if position is not None else 0),
+                {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
+                | learned(self.network, self.learner)
+                | reached(self.state, position),
+                updates=epochs * self.schedule.steps_per_epoch + step,
             )
             if position is None:
-                self._write_outcome(status)
-        self.saved = (epochs, position.step if position is not None else 0)
+                self._write_outcome()
+        self.saved = (epochs, step)
         self.saved_at = time.monotonic()
 
-    def _write_outcome(self, status: str) -> None:
+    def _write_outcome(self) -> None:
         """What follows from the state; the last weights from that of an epoch's end alone."""
-        assert self.selected_weights is not None  # an epoch was completed, and one of them is kept
-        self.folder.write_weights("selected", self.selected_weights, self.selection.epoch)
-        if self.position is None:
-            self.folder.write_weights("last", self.evaluated_network, len(self.history))
-        self.folder.write_history(self.history)
-        self.folder.write_json("result.json", self._result(status))
-
-    def _result(self, status: str) -> dict[str, Any]:
-        training = self.recipe.training
-        kept = self.history[self.selection.epoch - 1]
-        return {
-            "status": status,
-            "recipe": self.recipe.name,
-            "recipe_hash": recipes.content_hash(self.recipe),
-            "parameters": self.parameters,
-            "seed": training.seed,
-            "epochs": len(self.history),
-            "epochs_planned": training.epochs,
-            "selection": "test-selected" if training.selection == "test" else training.selection,
-            "selected_epoch": self.selection.epoch,
-            "selected": kept,
-            "last": {key: _or_none(value) for key, value in self.history[-1].items()},
-            "training_images": len(self.data.train),
-            "validation_images": len(self.data.validation) if self.data.validation is not None else 0,
-            "elapsed_s": self.history[-1]["elapsed_s"],
-        }
+        history, selection, weights = self.history, self.state.selection, self.state.selected_weights
+        assert weights is not None  # an epoch was completed, and one of them is kept
+        self.folder.write_weights("selected", weights, selection.epoch)
+        if self.state.position is None:
+            self.folder.write_weights("last", self.evaluated_network, len(history))
+        self.folder.write_history(history)
+        result = outcome.result(self.recipe, self.data, self.parameters, history, selection)
+        self.folder.write_json("result.json", result)
 
     def _interrupted(self, signal_number: int) -> Interrupted:
         epoch, step = self.saved
@@ -730,26 +639,3 @@ class _Run:
 
     def _or_bf16(self) -> str:
         return "" if self.runtime.autocast_dtype is not None else " or runtime.precision = bf16"
-
-
-def _or_none(value: Any) -> Any:
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:
-    """data.json: what prediction and a report need to know of the data, without the data."""
-    counts = torch.bincount(data.train.labels, minlength=len(data.class_names)).tolist()
-    return {
-        "location": source.location,
-        "format": source.format,
-        "fingerprint": data.fingerprint,
-        "class_names": list(data.class_names),
-        "channels": data.train.images.shape[1],
-        "image_side": data.train.images.shape[2],
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "training_images": len(data.train),
-        "training_images_per_class": counts,
-        "validation_images": len(data.validation) if data.validation is not None else 0,
-    }
