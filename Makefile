@@ -30,7 +30,7 @@ demo: $(BIN)/thriftnet
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# The long form of the tests of reliability (docs/reliability.md), about half an hour.
+# The long form of the tests of reliability (docs/reliability.md), some six minutes.
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak.soak --out results/reliability.json
 

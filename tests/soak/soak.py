@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -68,9 +69,10 @@ class Soak:
 
         `starting`: the moment may also be one before it writes anything, while Python is still loading.
         """
+        begun = self.beginnings(path)
         process = self.start(path)
-        if not starting:
-            self.await_writer(process, path)
+        while not starting and process.poll() is None and self.beginnings(path) == begun:
+            time.sleep(0.01)
         wait_s = self.rng.uniform(0.0, 5.0 if starting else longest_wait_s)
         time.sleep(wait_s)
         event: dict[str, Any] = {"event": kind, "after_s": round(wait_s, 2), "starting": starting}
@@ -95,11 +97,10 @@ class Soak:
         event |= {"status": process.returncode, "updates_saved": inspect(path) if path.exists() else 0}
         self.events.append(event)
 
-    def await_writer(self, process: subprocess.Popen[str], path: Path) -> None:
-        """Until it holds the run folder, which is shortly before the first step, or has ended."""
-        record = f'"pid": {process.pid},'.encode()
-        while process.poll() is None and not (self.holds(path) and record in (path / ".lock").read_bytes()):
-            time.sleep(0.01)
+    def beginnings(self, path: Path) -> int:
+        """How often the training began or went on; shortly before its first step it notes that."""
+        log = path / "events.jsonl"
+        return len(re.findall('"event": "(started|resumed)"', log.read_text())) if log.exists() else 0
 
     def holds(self, path: Path) -> bool:
         return (path / ".lock").exists() and (path / ".lock").read_bytes().strip() != b""
