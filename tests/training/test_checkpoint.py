@@ -8,6 +8,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -548,3 +550,29 @@ def test_lost_outcome_files_are_made_again_from_the_state(out: Path) -> None:
     run(recipe, out, resume=True)
     assert {name: (out / name).read_bytes() for name in names} == before
     folder.check()
+
+
+def test_a_signal_while_it_compiles_ends_it_at_once_and_the_same_command_begins_again(out: Path) -> None:
+    """Before the first step there is nothing to save. What compiles here never ends, as if it took minutes."""
+    recipe = tiny_recipe(training={"epochs": 1})
+    code = f"""
+import time
+from thriftnet.training import loop
+from tests.training.conftest import TinySource, tiny_recipe
+
+def compiled(*_):
+    print("compiling", flush=True)
+    time.sleep(600)
+
+loop.compiled = compiled
+recipe = tiny_recipe(training={{"epochs": 1}}, runtime={{"compile": "yes"}})
+loop.fit(recipe, TinySource(), loop.RunFolder({str(out)!r}), loop.SilentDisplay())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "compiling\n"
+        process.terminate()
+        assert process.wait(timeout=10) == -signal.SIGTERM
+    run(recipe, out)
+    RunFolder(out).check()
+    assert RunFolder(out).read_json("result.json")["status"] == "completed"
