@@ -79,17 +79,17 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """The outcome so far: status, selection, selected epoch, its losses and accuracies, time."""
-        return self.folder.read_record("result.json")
+        return self.folder.read_json("result.json")
 
     @property
     def environment(self) -> dict[str, Any]:
         """Where it was trained: versions, device, precision, threads."""
-        return self.folder.read_record("environment.json")
+        return self.folder.read_json("environment.json")
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch, as in metrics.csv."""
-        return self.folder.read_epochs()
+        return self.folder.read_history()
 
     def evaluation(self, split: str) -> Evaluation | None:
         """The plain evaluation of a split; None where there is none. Raises RunFolderError for a damaged one."""

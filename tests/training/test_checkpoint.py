@@ -21,6 +21,7 @@ from torch import nn
 from tests.conftest import Trained, thriftnet
 from tests.training.conftest import tiny_recipe
 from tests.training.test_loop import RESUMABLE, StopAfter, run, timeless
+from tests.training.test_records import RESULT, ROW
 from thriftnet import predictor, storage
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, StorageError
@@ -225,8 +226,8 @@ def save(folder: RunFolder, epoch: int) -> None:
     with folder.as_one():
         folder.write_resume_state({"epoch": epoch, "weights": torch.full((64,), float(epoch))}, epoch)
         folder.write_weights("last", nn.Linear(2, 2), epoch)
-        folder.write_history([{"epoch": number} for number in range(1, epoch + 1)])
-        folder.write_json("result.json", {"epoch": epoch})
+        folder.write_history([ROW | {"epoch": number} for number in range(1, epoch + 1)])
+        folder.write_json("result.json", RESULT | {"epochs": epoch, "selected": ROW | {"validation_loss": 1.0}})
 
 
 def test_pruning_keeps_the_last_whole_state_even_if_it_is_old(out: Path) -> None:
@@ -276,7 +277,7 @@ def inspect(folder: RunFolder, epochs: tuple[int, ...]) -> None:
     assert found.refused == ()
     assert found.state["epoch"] in epochs
     assert torch.equal(found.state["weights"], torch.full((64,), float(found.state["epoch"])))
-    assert folder.read_json("result.json")["epoch"] in epochs
+    assert folder.read_json("result.json")["epochs"] in epochs
     assert len(folder.read_history()) in epochs
     folder.read_weights("last")
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.training.conftest import tiny_recipe
+from tests.training.test_records import ROW
 from thriftnet.errors import RunFolderError
 from thriftnet.training.run_folder import RunFolder, UnwrittenRunFolder
 
@@ -35,7 +36,7 @@ def test_recipe_weights_history_and_state_round_trip(folder: RunFolder) -> None:
     folder.write_weights("selected", network, epoch=3)
     for name, tensor in folder.read_weights("selected").items():
         assert torch.equal(tensor, network.state_dict()[name])
-    rows = [{"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}]
+    rows = [ROW | {"train_loss": 0.1 + 0.2, "validation_loss": None}]
     folder.write_history(rows)
     assert folder.read_history() == rows
     folder.write_resume_state({"history": rows, "tensor": torch.ones(2)})
@@ -48,7 +49,7 @@ def test_recipe_weights_history_and_state_round_trip(folder: RunFolder) -> None:
 def test_damaged_files_are_named(folder: RunFolder, name: str, damage: str, listed: bool) -> None:
     folder.write_recipe(tiny_recipe())
     folder.write_json("data.json", {"location": "somewhere", "values": list(range(50))})
-    folder.write_history([{"epoch": 1, "train_loss": 0.5, "note": 1}])
+    folder.write_history([ROW | {"note": 1}])
     folder.write_weights("selected", nn.Linear(4, 4), epoch=1)
     folder.write_resume_state({"network": nn.Linear(4, 4).state_dict()})
     path = folder.path / name

@@ -46,12 +46,7 @@ class Policy:
 
         Raises RecipeError where the images are too small for an operation, DataError where they have wrong channels.
         """
-        if len(images) == 0:  # one of several processes may have no image of a small last batch
-            return as_float(images)
-        draws = draws.to(images.device)
-        for operation in self._operations:
-            images = operation.apply(images, draws)
-        return as_float(images)
+        return as_float(_applied(self._operations, images, draws))
 
     def with_copies(self, images: Tensor, draws: Draws) -> Tensor:
         """float32 [3 N, C, H, W]: all N images with AugMix left out, then two copies of all with it, draws its own.
@@ -61,17 +56,22 @@ class Policy:
         """
         place = next(place for place, operation in enumerate(self._operations) if isinstance(operation, AugMix))
         before, after = self._operations[:place], self._operations[place:]
-        shared = images
-        if len(images):
-            draws = draws.to(images.device)
-            for operation in before:
-                shared = operation.apply(shared, draws)
+        shared = _applied(before, images, draws)
         clean = Policy([operation for operation in after if not isinstance(operation, AugMix)])
         copies = [
             Policy([operation.copy(number) if isinstance(operation, AugMix) else operation for operation in after])
             for number in range(COPIES)
         ]
         return torch.cat([policy(shared, draws) for policy in (clean, *copies)])
+
+
+def _applied(operations: Sequence[Operation], images: Tensor, draws: Draws) -> Tensor:
+    if len(images) == 0:  # one of several processes may have no image of a small last batch
+        return images
+    draws = draws.to(images.device)
+    for operation in operations:
+        images = operation.apply(images, draws)
+    return images
 
 
 def build_policy(augment: config.AugmentConfig, mean: tuple[float, ...]) -> Policy:

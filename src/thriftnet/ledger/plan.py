@@ -161,7 +161,7 @@ class Job:
     @property
     def epochs_done(self) -> int:
         folder = self.run.folder
-        return int(folder.read_record("result.json")["epochs"]) if folder.has("result.json") else 0
+        return int(folder.read_json("result.json")["epochs"]) if folder.has("result.json") else 0
 
     @property
     def remaining_work(self) -> float:

@@ -121,7 +121,7 @@ class RunFolder:
         self._write(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Raises RunFolderError if the file is missing or damaged."""
+        """Raises RunFolderError for a file that is missing, damaged, or (of those in `records`) no training's."""
         try:
             value = json.loads(self.read_bytes(name))
         except RecursionError:
@@ -130,11 +130,6 @@ class RunFolder:
             raise self._damaged(name, error) from None
         if not isinstance(value, dict):
             raise self._damaged(name, "it is not a JSON object")
-        return value
-
-    def read_record(self, name: str) -> dict[str, Any]:
-        """`read_json`, with what `records` knows of the file checked. Raises RunFolderError as it does."""
-        value = self.read_json(name)
         try:
             check_file(name, value)
         except ValueError as error:
@@ -183,18 +178,11 @@ class RunFolder:
             return []
         try:
             table = csv.DictReader(io.StringIO(self.read_bytes("metrics.csv").decode(), newline=""))
-            return [{key: _number(value) for key, value in row.items()} for row in table]
+            rows = [{key: _number(value) for key, value in row.items()} for row in table]
+            check_history(rows)
+            return rows
         except (ValueError, TypeError, csv.Error) as error:
             raise self._damaged("metrics.csv", error) from None
-
-    def read_epochs(self) -> list[dict[str, Any]]:
-        """`read_history`, with every row checked. Raises RunFolderError as it does."""
-        rows = self.read_history()
-        try:
-            check_history(rows)
-        except ValueError as error:
-            raise self._damaged("metrics.csv", error) from None
-        return rows
 
     def log(self, event: str, **details: Any) -> None:
         """Add one line to events.jsonl. Raises RunFolderError where that file is damaged."""

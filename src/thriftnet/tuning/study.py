@@ -142,7 +142,7 @@ class Search:
             # An estimate: the epochs left out, each as long as the mean of those trained.
             facts["saved_s"] = facts["elapsed_s"] / len(history) * (planned - len(history))
         if outcome.state != "failed":
-            result = RunFolder(job.path).read_record("result.json")
+            result = RunFolder(job.path).read_json("result.json")
             facts |= {"parameters": result["parameters"], "kept_epoch": result["selected_epoch"]}
             value = result["selected"][job.objective]
         if outcome.state == "completed" and not math.isfinite(value if value is not None else math.nan):
@@ -299,7 +299,7 @@ class Search:
     def _history(self, path: Path) -> list[dict[str, Any]]:
         """The saved epochs; none where a kill came between the files of the first, which resuming makes again."""
         try:
-            return RunFolder(path).read_epochs()
+            return RunFolder(path).read_history()
         except RunFolderError:
             return []
 
