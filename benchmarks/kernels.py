@@ -1,13 +1,14 @@
-"""The compiled kernel for normalisation, ReLU and addition against torch's layers, one by one and in the whole step.
+"""The compiled kernel for normalisation, activation and addition against torch's, layer by layer and in the whole step.
 
-    python -m benchmarks.kernels [--rounds 15] [--out FILE]
+    python -m benchmarks.kernels [--activation gelu] [--rounds 15] [--out FILE]
 
 Layers: every shape that normalisation meets in --networks, at batch 128, channels-last, with and without a residual.
 The bandwidth is what the kernel itself has to move: forward x twice and y once; backward dy and x twice and dx once,
-with a residual the output, and its gradient written and read. Steps: the whole training step of --recipes in fp32, as
-of the product. Both sides take turns in one process; medians, and medians of the ratios round by round.
-`cpu_ratio` compares processor time instead, on one thread (more would wait spinning): on a machine that others use too
-it is the steadier number.
+with a residual also the output (GELU: the residual), and its gradient written and read. Steps: the whole training
+step of --recipes in fp32, as of the product. Both sides take turns in one process; medians, and medians of the ratios
+round by round.
+`cpu_ratio` compares processor time instead, on one thread (more would wait spinning): on a machine that others use
+too it is the steadier number.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.steps import Trainer
@@ -34,6 +34,7 @@ from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
 from thriftnet.kernels.build import load_kernels
 from thriftnet.kernels.norm_act_add import norm_act_add, use_kernels
+from thriftnet.models.blocks import ACTIVATIONS
 from thriftnet.models.build import build_on_meta
 
 BATCH = 128
@@ -83,7 +84,9 @@ def ratio(seconds: dict[str, list[float]]) -> float:
     return round(statistics.median(a / b for a, b in zip(seconds["torch"], seconds["kernel"], strict=True)), 2)
 
 
-def measure_layer(channels: int, side: int, dtype: torch.dtype, with_residual: bool, rounds: int) -> dict[str, Any]:
+def measure_layer(
+    channels: int, side: int, dtype: torch.dtype, with_residual: bool, activation: str, rounds: int
+) -> dict[str, Any]:
     shape = (BATCH, channels, side, side)
     generator = torch.Generator().manual_seed(0)
     x, residual, dy = (
@@ -93,11 +96,11 @@ def measure_layer(channels: int, side: int, dtype: torch.dtype, with_residual: b
     leaves = [x.requires_grad_(), *([residual.requires_grad_()] if with_residual else [])]
     norms = {side: nn.BatchNorm2d(channels) for side in SIDES}
     use_kernels(norms["kernel"])
-    outputs: dict[str, torch.Tensor] = {}
+    act, outputs = ACTIVATIONS[activation], dict[str, torch.Tensor]()
 
     def forward(name: str) -> None:
         outputs.pop(name, None)  # what it held goes back to the allocator, as in a training step
-        outputs[name] = norm_act_add(x, norms[name], F.relu, (lambda: residual) if with_residual else None)
+        outputs[name] = norm_act_add(x, norms[name], act, (lambda: residual) if with_residual else None)
 
     def backward(name: str) -> None:
         torch.autograd.grad(outputs[name], [*leaves, *norms[name].parameters()], dy, retain_graph=True)
@@ -105,6 +108,7 @@ def measure_layer(channels: int, side: int, dtype: torch.dtype, with_residual: b
     megabytes = x.numel() * x.element_size() / 1e6
     row: dict[str, Any] = {
         "shape": list(shape), "dtype": str(dtype).removeprefix("torch."), "residual": with_residual,
+        "activation": activation,
     }  # fmt: skip
     passes = {"forward": 4 if with_residual else 3, "backward": 7 if with_residual else 5}
     threads = torch.get_num_threads()
@@ -150,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=["liu-4x2", "xu-resnetlarge", "tirumalasetty-resnext29"])
     parser.add_argument("--recipes", nargs="*", default=["liu-4x2", "xu-resnetlarge", "ramavath-resnet9"])
+    parser.add_argument("--activation", choices=["relu", "gelu"], default="relu", help="of the layers")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "kernels.json")
     arguments = parser.parse_args()
@@ -162,7 +167,7 @@ def main() -> None:
     for channels, side in shapes:
         for dtype in (torch.float32, torch.bfloat16):
             for with_residual in (False, True):
-                row = measure_layer(channels, side, dtype, with_residual, arguments.rounds)
+                row = measure_layer(channels, side, dtype, with_residual, arguments.activation, arguments.rounds)
                 layers.append(row)
                 text = f"{channels:>8} {side:>4} {row['dtype']:>8} {with_residual!s:>8}"
                 for part in (row["forward"], row["backward"]):

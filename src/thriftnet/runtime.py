@@ -291,7 +291,7 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
         reasons.append(f"kernels off, training is slower: {problem}")
         return False
     if config.kernels == "auto":
-        reasons.append("kernels on: normalisation, ReLU and addition as one, compiled for this processor")
+        reasons.append("kernels on: normalisation, activation and addition as one, compiled for this processor")
     return True
 
 

@@ -1,8 +1,8 @@
-// Batch normalisation, residual addition and ReLU of activations that lie as [rows, channels] (channels-last images:
-// rows = N * H * W), forward and backward, each in the fewest passes over memory.
+// Batch normalisation, residual addition and ReLU or GELU of activations that lie as [rows, channels] (channels-last
+// images: rows = N * H * W), forward and backward, each in the fewest passes over memory.
 //
 //   z = (x - mean) * scale + bias          scale = weight / sqrt(variance + eps), per channel
-//   y = relu(z + residual)                 ReLU and residual are optional
+//   y = activation(z + residual)           activation and residual are optional
 //
 // Values are float or bfloat16 (as uint16_t); parameters, statistics and arithmetic are float, sums end in double.
 // Rows are cut into a fixed number of parts whose sums are added in order, so a result has the same bits for any number
@@ -49,6 +49,56 @@ inline float affine(float centred, float scale, float bias) {
 #else
   return centred * scale + bias;
 #endif
+}
+
+enum Activation { kNone, kRelu, kGelu };
+
+// exp(x) for x <= 0, to 2e-7 of its value; 1e-38 below -87. Cephes' polynomial, in arithmetic that vectorises anywhere.
+inline float exp_of_negative(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
+  x = x < -87.0f ? -87.0f : x;           // NaN stays NaN
+  const float shifted = x * 1.44269504f + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  uint32_t bits, zero_bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  std::memcpy(&zero_bits, &kRound, sizeof zero_bits);
+  bits = (bits - zero_bits + 127u) << 23;  // 2^n
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// The standard normal distribution up to z, and its density at z. The tail is Abramowitz and Stegun's 7.1.26 (1.5e-7),
+// which torch's own vectorised erf is too; of a negative z the tail itself is taken, so that nothing cancels.
+struct Normal {
+  float below, density;
+};
+
+inline Normal normal(float z) {
+  const float e = exp_of_negative(-0.5f * z * z);
+  const float t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * std::fabs(z));
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const float tail = 0.5f * p * t * e;
+  return {z < 0.0f ? tail : 1.0f - tail, 0.39894228f * e};
+}
+
+inline float gelu(float z) { return z * normal(z).below; }
+
+inline float gelu_slope(float z) {
+  const Normal at = normal(z);
+  return at.below + z * at.density;
 }
 
 // How the rows are taken: `per_group` rows side by side are one group of `width` values; groups are dealt out in parts,
@@ -130,7 +180,7 @@ void add_moments(const T* __restrict x, long rows, long width, const float* __re
   }
 }
 
-template <class T, bool relu, bool with_residual>
+template <class T, Activation activation, bool with_residual>
 void write_output(const T* __restrict x, const T* __restrict residual, T* __restrict y, long rows, long width,
                   const float* __restrict mean, const float* __restrict scale, const float* __restrict bias) {
   for (long row = 0; row < rows; ++row, x += width, residual += with_residual ? width : 0, y += width) {
@@ -138,18 +188,23 @@ void write_output(const T* __restrict x, const T* __restrict residual, T* __rest
     for (long i = 0; i < width; ++i) {
       float z = affine(load(x + i) - mean[i], scale[i], bias[i]);
       if (with_residual) z += load(residual + i);
-      if (relu) z = z < 0.0f ? 0.0f : z;  // NaN stays NaN
+      if (activation == kRelu) z = z < 0.0f ? 0.0f : z;  // NaN stays NaN
+      if (activation == kGelu) z = gelu(z);
       store(y + i, z);
     }
   }
 }
 
-// Where the sign that ReLU saw comes from.
-enum Mask { kNoMask, kMaskFromInput, kMaskFromOutput };
+// How g, the gradient before the activation, comes from dy, and what `other` is: nothing; ReLU's sign from x; from its
+// output, in `other`; GELU's slope from x; from x and the residual, in `other`.
+enum Slope { kOne, kReluOfInput, kReluOfOutput, kGeluOfInput, kGeluOfSum };
 
-// Sums of g = masked dy and of g * (x - mean). With kMaskFromOutput g is written too: it is the residual's gradient.
-template <class T, Mask mask>
-void add_gradient_sums(const T* __restrict dy, const T* __restrict x, const T* __restrict y, T* __restrict masked,
+// Whether g is written: it is the residual's gradient.
+constexpr bool writes_g(Slope slope) { return slope == kReluOfOutput || slope == kGeluOfSum; }
+
+// Sums of g and of g * (x - mean).
+template <class T, Slope how>
+void add_gradient_sums(const T* __restrict dy, const T* __restrict x, const T* __restrict other, T* __restrict masked,
                        long rows, long width, const float* __restrict mean, const float* __restrict scale,
                        const float* __restrict bias, float* __restrict sum, float* __restrict product) {
   for (long row = 0; row < rows; ++row, dy += width, x += width) {
@@ -157,20 +212,20 @@ void add_gradient_sums(const T* __restrict dy, const T* __restrict x, const T* _
     for (long i = 0; i < width; ++i) {
       const float centred = load(x + i) - mean[i];
       float g = load(dy + i);
-      if (mask == kMaskFromInput) g = affine(centred, scale[i], bias[i]) > 0.0f ? g : 0.0f;
-      if (mask == kMaskFromOutput) {
-        g = load(y + i) > 0.0f ? g : 0.0f;
-        store(masked + i, g);
-      }
+      if (how == kReluOfInput) g = affine(centred, scale[i], bias[i]) > 0.0f ? g : 0.0f;
+      if (how == kReluOfOutput) g = load(other + i) > 0.0f ? g : 0.0f;
+      if (how == kGeluOfInput) g *= gelu_slope(affine(centred, scale[i], bias[i]));
+      if (how == kGeluOfSum) g *= gelu_slope(affine(centred, scale[i], bias[i]) + load(other + i));
+      if (writes_g(how)) store(masked + i, g);
       sum[i] += g;
       product[i] += g * centred;
     }
-    if (mask == kMaskFromOutput) y += width, masked += width;
+    if (writes_g(how)) other += width, masked += width;
   }
 }
 
 // dx = scale * g + slope * (x - mean) + offset
-template <class T, Mask mask>
+template <class T, Slope how>
 void write_input_gradient(const T* __restrict dy, const T* __restrict x, T* __restrict dx, long rows, long width,
                           const float* __restrict mean, const float* __restrict scale, const float* __restrict bias,
                           const float* __restrict slope, const float* __restrict offset) {
@@ -179,17 +234,20 @@ void write_input_gradient(const T* __restrict dy, const T* __restrict x, T* __re
     for (long i = 0; i < width; ++i) {
       const float centred = load(x + i) - mean[i];
       float g = load(dy + i);
-      if (mask == kMaskFromInput) g = affine(centred, scale[i], bias[i]) > 0.0f ? g : 0.0f;
+      if (how == kReluOfInput) g = affine(centred, scale[i], bias[i]) > 0.0f ? g : 0.0f;
+      if (how == kGeluOfInput) g *= gelu_slope(affine(centred, scale[i], bias[i]));
       store(dx + i, scale[i] * g + (slope[i] * centred + offset[i]));
     }
   }
 }
 
 template <class T>
-void apply(const Tiling& tiling, const T* x, const T* residual, T* y, bool relu, const std::vector<float>& mean,
-           const std::vector<float>& scale, const std::vector<float>& bias) {
-  const auto write = relu ? (residual ? write_output<T, true, true> : write_output<T, true, false>)
-                          : (residual ? write_output<T, false, true> : write_output<T, false, false>);
+void apply(const Tiling& tiling, const T* x, const T* residual, T* y, Activation activation,
+           const std::vector<float>& mean, const std::vector<float>& scale, const std::vector<float>& bias) {
+  const auto choose = [&](auto plain, auto with_residual) { return residual ? with_residual : plain; };
+  const auto write = activation == kRelu   ? choose(write_output<T, kRelu, false>, write_output<T, kRelu, true>)
+                     : activation == kGelu ? choose(write_output<T, kGelu, false>, write_output<T, kGelu, true>)
+                                           : choose(write_output<T, kNone, false>, write_output<T, kNone, true>);
   for_my_parts(tiling, true, [&](long part) {
     for_each_run(
         tiling, part,
@@ -202,8 +260,8 @@ void apply(const Tiling& tiling, const T* x, const T* residual, T* y, bool relu,
 }
 
 template <class T>
-void forward_training(const T* x, const T* residual, T* y, long rows, long channels, bool relu, const float* weight,
-                      const float* bias, float* running_mean, float* running_var, double momentum, double eps,
+void forward_training(const T* x, const T* residual, T* y, long rows, long channels, Activation activation,
+                      const float* weight, const float* bias, float* running_mean, float* running_var, double momentum, double eps,
                       float* mean, float* scale, float* inverse_std, int threads) {
   const Tiling tiling(rows, channels);
   // The sum of squares loses what mean and shift differ by, squared; a few rows' mean is near enough.
@@ -255,23 +313,23 @@ void forward_training(const T* x, const T* residual, T* y, long rows, long chann
       means = tiling.repeated(mean);
       scales = tiling.repeated(scale);
     }
-    apply(tiling, x, residual, y, relu, means, scales, biases);
+    apply(tiling, x, residual, y, activation, means, scales, biases);
   }
 }
 
 template <class T>
-void forward_fixed(const T* x, const T* residual, T* y, long rows, long channels, bool relu, const float* mean,
-                   const float* scale, const float* bias, int threads) {
+void forward_fixed(const T* x, const T* residual, T* y, long rows, long channels, Activation activation,
+                   const float* mean, const float* scale, const float* bias, int threads) {
   const Tiling tiling(rows, channels);
   const std::vector<float> means = tiling.repeated(mean), scales = tiling.repeated(scale);
   const std::vector<float> biases = tiling.repeated(bias);
 #pragma omp parallel num_threads(threads)
-  apply(tiling, x, residual, y, relu, means, scales, biases);
+  apply(tiling, x, residual, y, activation, means, scales, biases);
 }
 
-// `masked` receives g where the mask comes from the output, which is what the second pass then reads.
-template <class T, Mask mask>
-void backward(const T* dy, const T* x, const T* y, T* dx, T* masked, long rows, long channels, const float* mean,
+// `masked` receives g where it is written, which is what the second pass then reads.
+template <class T, Slope how>
+void backward(const T* dy, const T* x, const T* other, T* dx, T* masked, long rows, long channels, const float* mean,
               const float* scale, const float* inverse_std, const float* bias, float* dweight, float* dbias,
               int threads) {
   const Tiling tiling(rows, channels);
@@ -279,7 +337,7 @@ void backward(const T* dy, const T* x, const T* y, T* dx, T* masked, long rows, 
   const std::vector<float> biases = tiling.repeated(bias);
   std::vector<double> sums(tiling.parts * channels, 0.0), products(tiling.parts * channels, 0.0);
   std::vector<float> slopes, offsets;
-  const T* gradient = mask == kMaskFromOutput ? masked : dy;
+  const T* gradient = writes_g(how) ? masked : dy;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> sum(tiling.width, 0.0f), product(tiling.width, 0.0f);
@@ -287,7 +345,7 @@ void backward(const T* dy, const T* x, const T* y, T* dx, T* masked, long rows, 
       for_each_run(
           tiling, part,
           [&](long at, long count, long width) {
-            add_gradient_sums<T, mask>(dy + at, x + at, y ? y + at : nullptr, masked ? masked + at : nullptr, count,
+            add_gradient_sums<T, how>(dy + at, x + at, other ? other + at : nullptr, masked ? masked + at : nullptr, count,
                                        width, means.data(), scales.data(), biases.data(), sum.data(), product.data());
           },
           [&] {
@@ -318,7 +376,7 @@ void backward(const T* dy, const T* x, const T* y, T* dx, T* masked, long rows, 
         for_each_run(
             tiling, part,
             [&](long at, long count, long width) {
-              write_input_gradient<T, mask == kMaskFromInput ? kMaskFromInput : kNoMask>(
+              write_input_gradient<T, writes_g(how) ? kOne : how>(
                   gradient + at, x + at, dx + at, count, width, means.data(), scales.data(), biases.data(),
                   slopes.data(), offsets.data());
             },
@@ -328,11 +386,13 @@ void backward(const T* dy, const T* x, const T* y, T* dx, T* masked, long rows, 
 }
 
 template <class T>
-void backward_any(const void* dy, const void* x, const void* y, void* dx, void* masked, long rows, long channels,
-                  bool relu, const float* mean, const float* scale, const float* inverse_std, const float* bias,
+void backward_any(const void* dy, const void* x, const void* other, void* dx, void* masked, long rows, long channels,
+                  Activation activation, const float* mean, const float* scale, const float* inverse_std, const float* bias,
                   float* dweight, float* dbias, int threads) {
-  const auto run = !relu ? backward<T, kNoMask> : y ? backward<T, kMaskFromOutput> : backward<T, kMaskFromInput>;
-  run(static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(y), static_cast<T*>(dx),
+  const auto run = activation == kRelu   ? (other ? backward<T, kReluOfOutput> : backward<T, kReluOfInput>)
+                   : activation == kGelu ? (other ? backward<T, kGeluOfSum> : backward<T, kGeluOfInput>)
+                                         : backward<T, kOne>;
+  run(static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(other), static_cast<T*>(dx),
       static_cast<T*>(masked), rows, channels, mean, scale, inverse_std, bias, dweight, dbias, threads);
 }
 
@@ -348,6 +408,8 @@ int out_of_memory(const Work& work) {
   }
 }
 
+Activation activation_of(int code) { return static_cast<Activation>(code); }
+
 }  // namespace
 
 extern "C" {
@@ -357,39 +419,40 @@ extern "C" {
 // `mean`, `scale`, `inverse_std`: float [channels], written for the backward pass. `running_mean` and `running_var` may
 // be null, as may `residual`.
 int norm_act_add_training(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
-                          int relu, const float* weight, const float* bias, float* running_mean, float* running_var,
+                          int activation, const float* weight, const float* bias, float* running_mean, float* running_var,
                           double momentum, double eps, float* mean, float* scale, float* inverse_std, int threads) {
   return out_of_memory([&] {
     if (is_bf16)
       forward_training(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual),
-                       static_cast<uint16_t*>(y), rows, channels, relu, weight, bias, running_mean, running_var,
+                       static_cast<uint16_t*>(y), rows, channels, activation_of(activation), weight, bias, running_mean, running_var,
                        momentum, eps, mean, scale, inverse_std, threads);
     else
       forward_training(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                       channels, relu, weight, bias, running_mean, running_var, momentum, eps, mean, scale,
+                       channels, activation_of(activation), weight, bias, running_mean, running_var, momentum, eps, mean, scale,
                        inverse_std, threads);
   });
 }
 
-int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels, int relu,
+int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels, int activation,
                        const float* mean, const float* scale, const float* bias, int threads) {
   return out_of_memory([&] {
     if (is_bf16)
       forward_fixed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), static_cast<uint16_t*>(y),
-                    rows, channels, relu, mean, scale, bias, threads);
+                    rows, channels, activation_of(activation), mean, scale, bias, threads);
     else
       forward_fixed(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                    channels, relu, mean, scale, bias, threads);
+                    channels, activation_of(activation), mean, scale, bias, threads);
   });
 }
 
-// `y` and `masked` (the residual's gradient) only where there is a residual and ReLU, else null; `dx` may be null.
-int norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* y, void* dx, void* masked, long rows,
-                          long channels, int relu, const float* mean, const float* scale, const float* inverse_std,
+// With a residual and an activation, `other` is ReLU's output or GELU's residual, and `masked` is where the residual's
+// gradient is written; else both are null. `dx` may be null.
+int norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* other, void* dx, void* masked, long rows,
+                          long channels, int activation, const float* mean, const float* scale, const float* inverse_std,
                           const float* bias, float* dweight, float* dbias, int threads) {
   const auto run = is_bf16 ? backward_any<uint16_t> : backward_any<float>;
   return out_of_memory([&] {
-    run(dy, x, y, dx, masked, rows, channels, relu, mean, scale, inverse_std, bias, dweight, dbias, threads);
+    run(dy, x, other, dx, masked, rows, channels, activation_of(activation), mean, scale, inverse_std, bias, dweight, dbias, threads);
   });
 }
 }

@@ -1,8 +1,8 @@
-"""Batch normalisation, residual addition and ReLU in the fewest passes over memory: activation(norm(x) + residual).
+"""Batch normalisation, residual addition and ReLU or GELU, activation(norm(x) + residual), in few passes over memory.
 
 On a CPU these layers compute little and wait for memory, and torch runs them one by one. The kernel in norm_act_add.cpp
-reads x twice and writes y once forward; backward it takes the two channel sums in one pass, with ReLU's mask on the
-fly, and the gradients in another. Without a residual the mask is recomputed from x, so y is not kept for it.
+reads x twice and writes y once forward; backward it takes the two channel sums in one pass, with the activation's slope
+on the fly, and the gradients in another. Without a residual the slope is recomputed from x, so y is not kept for it.
 
 x: [N, C, H, W] in channels-last memory, float32 or bfloat16; statistics and parameters float32.
 """
@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 from thriftnet.kernels.build import load_kernels
 
 _MARK = "uses_kernels"
+_CODES: dict[Any, int] = {None: 0, F.relu: 1, F.gelu: 2}
+"""The activations that the kernel has, as norm_act_add.cpp numbers them."""
+_RELU, _GELU = _CODES[F.relu], _CODES[F.gelu]
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 _ARGUMENTS: dict[str, list[Any]] = {
     "training": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 4 + [_DOUBLE] * 2 + [_POINTER] * 3,
@@ -59,10 +62,10 @@ def norm_act_add(
     if _suits(norm, x):
         added = None if residual is None else residual()
         if added is None or (added.shape == x.shape and added.dtype == x.dtype):
-            relu = activation is F.relu
-            out = _fused(x, norm, relu, added)
-            return out if activation is None or relu else activation(out)
-        out = _fused(x, norm, relu=False, residual=None) + added
+            code = _CODES.get(activation)
+            out = _fused(x, norm, code or 0, added)
+            return out if code is not None or activation is None else activation(out)
+        out = _fused(x, norm, 0, residual=None) + added
     else:
         out = norm(x)
         if residual is not None:
@@ -86,17 +89,17 @@ def _suits(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def _fused(x: Tensor, norm: nn.BatchNorm2d, relu: bool, residual: Tensor | None) -> Tensor:
+def _fused(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None) -> Tensor:
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     if not norm.training:
-        return _forward_fixed(x, norm, relu, residual)
+        return _forward_fixed(x, norm, activation, residual)
     running_mean = running_var = None
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         running_mean, running_var = norm.running_mean, norm.running_var
     return _NormActAdd.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.bias, residual, running_mean, running_var, norm.momentum, norm.eps, relu
+        x, norm.weight, norm.bias, residual, running_mean, running_var, norm.momentum, norm.eps, activation
     )
 
 
@@ -113,14 +116,14 @@ def _layout(x: Tensor) -> tuple[int, int]:
     return x.numel() // x.shape[1], x.shape[1]
 
 
-def _forward_fixed(x: Tensor, norm: nn.BatchNorm2d, relu: bool, residual: Tensor | None) -> Tensor:
+def _forward_fixed(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None) -> Tensor:
     """Normalise with the running statistics; no gradient."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     y = torch.empty_like(x)
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bf16 = x.dtype == torch.bfloat16
-    _call("fixed", bf16, x, residual, y, *_layout(x), relu, norm.running_mean, scale, norm.bias)
+    _call("fixed", bf16, x, residual, y, *_layout(x), activation, norm.running_mean, scale, norm.bias)
     return y
 
 
@@ -138,30 +141,31 @@ class _NormActAdd(torch.autograd.Function):
         running_var: Tensor | None,
         momentum: float,
         eps: float,
-        relu: bool,
+        activation: int,
     ) -> Tensor:
         y = torch.empty_like(x)
         statistics = torch.empty(3, x.shape[1])  # mean, scale, 1 / standard deviation
         _call(
-            "training", x.dtype == torch.bfloat16, x, residual, y, *_layout(x), relu, weight, bias,
+            "training", x.dtype == torch.bfloat16, x, residual, y, *_layout(x), activation, weight, bias,
             running_mean, running_var, momentum, eps, *statistics,
         )  # fmt: skip
-        ctx.relu, ctx.has_residual = relu, residual is not None
-        # With a residual ReLU's mask is in y alone; y is the next layer's input anyway.
-        ctx.save_for_backward(x, y if relu and residual is not None else None, bias, statistics)
+        ctx.activation, ctx.has_residual = activation, residual is not None
+        # With a residual ReLU's slope is in y alone, and GELU's needs the residual; other layers keep both anyway.
+        other = None if residual is None else {_RELU: y, _GELU: residual}.get(activation)
+        ctx.save_for_backward(x, other, bias, statistics)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, bias, statistics = ctx.saved_tensors
+        x, other, bias, statistics = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        masked = None if y is None else torch.empty_like(y)
+        masked = None if other is None else torch.empty_like(x)
         dweight, dbias = torch.empty_like(statistics[:2])
         _call(
-            "backward", x.dtype == torch.bfloat16, dy, x, y, dx, masked, *_layout(x), ctx.relu, *statistics, bias,
-            dweight, dbias,
+            "backward", x.dtype == torch.bfloat16, dy, x, other, dx, masked, *_layout(x), ctx.activation, *statistics,
+            bias, dweight, dbias,
         )  # fmt: skip
         dresidual = None if not ctx.has_residual else dy if masked is None else masked
         return dx, dweight, dbias, dresidual, None, None, None, None, None
