@@ -193,7 +193,8 @@ def test_what_is_nothing_of_this_is_said(tmp_path: Path) -> None:
         read(tmp_path / "missing")
     with pytest.raises(DataError, match=r"has no images; PNG, JPEG and WebP can be predicted"):
         read(tmp_path)
-    with pytest.raises(DataError, match=r"cannot be opened \(.*too long"):
+    # What cannot be looked at is absent to Python 3.14.
+    with pytest.raises(DataError, match=r"cannot be opened \(.*too long|there is nothing at .*x"):
         read(tmp_path / ("x" * 1000))
     (tmp_path / "x.csv").write_text("ID,Label\n")
     with pytest.raises(DataError, match=r"x\.csv is no readable pickle"):
