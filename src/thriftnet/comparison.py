@@ -21,6 +21,7 @@ from thriftnet import recipe as recipes
 from thriftnet.campaign import check_same, is_finished, train_seeds
 from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
+from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
 from thriftnet.distributed.processes import from_environment
 from thriftnet.errors import RunFolderError, UserError, nearest
@@ -87,13 +88,14 @@ def train_recipe_seeds(
         if begun.folder.has("recipe.toml"):
             check_same(begun, each, source)
     runs: list[Run] = []
+    kept = KeptSource(source)
     with watch_signals() as request:
         for at, seed in enumerate(seeds, start=1):
             request.heed(f"interrupted; {len(runs)} of {len(seeds)} seeds are finished; the same command goes on")
             if not is_finished(Run(folder / f"seed-{seed}")):
                 tell(f"{recipe.name}, seed {seed} ({at} of {len(seeds)})")
             with tracked(Run(folder / f"seed-{seed}"), track, display or LiveDisplay(), group=recipe.name) as shown:
-                runs += train_seeds(recipe, source, folder, [seed], shown)
+                runs += train_seeds(recipe, kept, folder, [seed], shown)
     return runs
 
 

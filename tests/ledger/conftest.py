@@ -13,10 +13,10 @@ from tests.training.conftest import tiny_recipe
 from thriftnet import campaign
 from thriftnet import recipe as recipes
 from thriftnet.data.dataset import Source
+from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
 from thriftnet.ledger.claims import Claims, load_claims
 from thriftnet.ledger.plan import DataShape, Plan, Request, plan
-from thriftnet.ledger.train import KeptSource
 from thriftnet.ledger.write import Ledger, reproduce
 
 CLAIMS = """

@@ -16,12 +16,13 @@ from tests.conftest import thriftnet
 from tests.ledger.conftest import Bench
 from thriftnet import campaign
 from thriftnet import recipe as recipes
+from thriftnet.data.kept import KeptSource
 from thriftnet.data.npz import NpzSource
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, UserError
 from thriftnet.ledger import train as ledger_train
 from thriftnet.ledger.findings import Measured, RowFinding, find
 from thriftnet.ledger.page import ledger_page
-from thriftnet.ledger.train import KeptSource, train_plan
+from thriftnet.ledger.train import train_plan
 from thriftnet.ledger.write import Ledger
 from thriftnet.reporting.page import Table
 from thriftnet.training.progress import SilentDisplay

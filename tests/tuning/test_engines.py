@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.tuning.conftest import GRID, Place, results
+from thriftnet.data.dataset import LabelledImages
+from thriftnet.data.npz import NpzSource
 from thriftnet.errors import Interrupted, ProcessLostError, StudyError, ThriftnetError
 from thriftnet.training.interruption import StopRequest
 from thriftnet.training.run_folder import RunFolder
@@ -239,3 +241,21 @@ def test_a_finished_study_starts_no_worker(place: Place) -> None:
     place.run(GRID)
     with place.search(GRID) as search:
         Pool(search, StopRequest(), lambda number: pytest.fail("started"), size=2).run()
+
+
+def test_trials_in_one_process_read_the_data_once_and_the_next_study_reads_them_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    train = NpzSource.train
+
+    def counted(source: NpzSource) -> LabelledImages:
+        read.append(Path(source.location))
+        return train(source)
+
+    monkeypatch.setattr(NpzSource, "train", counted)
+    assert len(place.run(GRID)) == 4
+    assert len(read) == 1
+    place.out.rename(place.folder / "first")
+    assert len(place.run(GRID)) == 4
+    assert len(read) == 2

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from thriftnet import inference
 from thriftnet import runtime as runtimes
 from thriftnet.campaign import is_finished, train_missing
 from thriftnet.config import RuntimeConfig
-from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.dataset import Source
 from thriftnet.data.prepare import prepare
 from thriftnet.data.splits import stratified_subset
 from thriftnet.errors import DataError, Interrupted, NonFiniteLossError, RunFolderError
@@ -26,29 +25,6 @@ ATTACKED_IMAGES = 1_000
 """Of the validation images, each class by its share: PGD takes a dozen passes an image."""
 
 Clock = Callable[[], float]
-
-
-class KeptSource(Source):
-    """A source whose splits are read once: a plan has dozens of runs, and decoding takes longer than some of them."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.format, self.location, self.class_names = source.format, source.location, source.class_names
-        self.has_test, self.notes = source.has_test, source.notes
-
-    def train(self) -> LabelledImages:
-        return self._train
-
-    def test(self) -> LabelledImages:
-        return self._test
-
-    @cached_property
-    def _train(self) -> LabelledImages:
-        return self._source.train()
-
-    @cached_property
-    def _test(self) -> LabelledImages:
-        return self._source.test()
 
 
 class _OutOfTime(Exception):

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thriftnet.data.dataset import Source
+from thriftnet.data.kept import KeptSource
 from thriftnet.ledger.claims import Claims
 from thriftnet.ledger.findings import Findings, find
 from thriftnet.ledger.page import ledger_page, to_markdown
 from thriftnet.ledger.plan import DataShape, Plan, Request, plan, read_requests
-from thriftnet.ledger.train import KeptSource, train_plan
+from thriftnet.ledger.train import train_plan
 from thriftnet.reporting.page import write_page
 from thriftnet.storage import storage_error, write_atomic
 from thriftnet.training.progress import Display

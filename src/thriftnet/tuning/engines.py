@@ -22,7 +22,7 @@ from thriftnet.errors import Interrupted, ProcessLostError, StudyError, Thriftne
 from thriftnet.runtime import available_cores
 from thriftnet.training.interruption import StopRequest
 from thriftnet.tuning.study import Search
-from thriftnet.tuning.trial import Job, Outcome, run_trial
+from thriftnet.tuning.trial import Job, Outcome, kept_source, run_trial
 from thriftnet.tuning.worker import job_message
 
 LEASE_S = 25.0
@@ -118,12 +118,15 @@ class _Seat:
 
 def run_here(search: Search, request: StopRequest) -> None:
     """Train one trial after the other in this process. Raises Interrupted, and what `run_trial` raises."""
-    while request.signal_number is None and (job := search.next_job()) is not None:
+    try:
+        while request.signal_number is None and (job := search.next_job()) is not None:
 
-        def report(epoch: int, value: float, job: Job = job) -> bool:
-            return search.report(job, epoch, value)
+            def report(epoch: int, value: float, job: Job = job) -> bool:
+                return search.report(job, epoch, value)
 
-        search.finish(job, run_trial(job, report))
+            search.finish(job, run_trial(job, report))
+    finally:
+        kept_source.cache_clear()  # this process goes on, and the next study may find other data in the same place
     if request.signal_number is not None:
         raise Interrupted("interrupted", request.signal_number)
 

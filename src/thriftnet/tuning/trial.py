@@ -11,6 +11,7 @@ from typing import Any, Literal
 from thriftnet.campaign import train_missing
 from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
+from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
 from thriftnet.errors import BudgetError, NonFiniteLossError, OutOfMemoryError
 from thriftnet.run import Run
@@ -74,7 +75,7 @@ def run_trial(job: Job, report: Report) -> Outcome:
     over its budget and too little memory are a trial's own failure. Raises what else `train_missing` raises: such
     errors would meet the other trials too.
     """
-    source = _source(job.data, job.recipe.data.image_side)
+    source = kept_source(job.data, job.recipe.data.image_side)
     name = f"trial {job.number}"
     try:
         with tracked(Run(job.path), job.track, SilentDisplay(), job.study, name) as shown:
@@ -88,6 +89,7 @@ def run_trial(job: Job, report: Report) -> Outcome:
     return Outcome("completed")
 
 
-@lru_cache(maxsize=1)  # the trials of a study share one
-def _source(data: str, image_side: int | None) -> Source:
-    return open_source(data, image_side)
+@lru_cache(maxsize=1)
+def kept_source(data: str, image_side: int | None) -> Source:
+    """The trials of a study share one, whose images stay in memory until `kept_source.cache_clear()`."""
+    return KeptSource(open_source(data, image_side))
