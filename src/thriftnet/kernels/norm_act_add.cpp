@@ -53,10 +53,11 @@ inline float affine(float centred, float scale, float bias) {
 
 enum Activation { kNone, kRelu, kGelu };
 
-// exp(x) for x <= 0, to 2e-7 of its value; 1e-38 below -87. Cephes' polynomial, in arithmetic that vectorises anywhere.
+// exp(x) for x <= 0, to 2e-7 of its value; 0 below -87. Cephes' polynomial, in arithmetic that vectorises anywhere.
 inline float exp_of_negative(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
-  x = x < -87.0f ? -87.0f : x;           // NaN stays NaN
+  const bool vanishes = x < -87.0f;
+  x = vanishes ? -87.0f : x;  // NaN stays NaN
   const float shifted = x * 1.44269504f + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -73,7 +74,7 @@ inline float exp_of_negative(float x) {
   bits = (bits - zero_bits + 127u) << 23;  // 2^n
   float power;
   std::memcpy(&power, &bits, sizeof power);
-  return p * power;
+  return vanishes ? 0.0f : p * power;
 }
 
 // The standard normal distribution up to z, and its density at z. The tail is Abramowitz and Stegun's 7.1.26 (1.5e-7),
@@ -242,7 +243,7 @@ void write_input_gradient(const T* __restrict dy, const T* __restrict x, T* __re
 }
 
 template <class T>
-void apply(const Tiling& tiling, const T* x, const T* residual, T* y, Activation activation,
+void apply(const Tiling& tiling, const T* x, const T* residual, T* y, int activation,
            const std::vector<float>& mean, const std::vector<float>& scale, const std::vector<float>& bias) {
   const auto choose = [&](auto plain, auto with_residual) { return residual ? with_residual : plain; };
   const auto write = activation == kRelu   ? choose(write_output<T, kRelu, false>, write_output<T, kRelu, true>)
@@ -260,9 +261,9 @@ void apply(const Tiling& tiling, const T* x, const T* residual, T* y, Activation
 }
 
 template <class T>
-void forward_training(const T* x, const T* residual, T* y, long rows, long channels, Activation activation,
-                      const float* weight, const float* bias, float* running_mean, float* running_var, double momentum, double eps,
-                      float* mean, float* scale, float* inverse_std, int threads) {
+void forward_training(const T* x, const T* residual, T* y, long rows, long channels, int activation,
+                      const float* weight, const float* bias, float* running_mean, float* running_var, double momentum,
+                      double eps, float* mean, float* scale, float* inverse_std, int threads) {
   const Tiling tiling(rows, channels);
   // The sum of squares loses what mean and shift differ by, squared; a few rows' mean is near enough.
   std::vector<float> shift(channels, 0.0f);
@@ -318,7 +319,7 @@ void forward_training(const T* x, const T* residual, T* y, long rows, long chann
 }
 
 template <class T>
-void forward_fixed(const T* x, const T* residual, T* y, long rows, long channels, Activation activation,
+void forward_fixed(const T* x, const T* residual, T* y, long rows, long channels, int activation,
                    const float* mean, const float* scale, const float* bias, int threads) {
   const Tiling tiling(rows, channels);
   const std::vector<float> means = tiling.repeated(mean), scales = tiling.repeated(scale);
@@ -345,8 +346,9 @@ void backward(const T* dy, const T* x, const T* other, T* dx, T* masked, long ro
       for_each_run(
           tiling, part,
           [&](long at, long count, long width) {
-            add_gradient_sums<T, how>(dy + at, x + at, other ? other + at : nullptr, masked ? masked + at : nullptr, count,
-                                       width, means.data(), scales.data(), biases.data(), sum.data(), product.data());
+            add_gradient_sums<T, how>(dy + at, x + at, other ? other + at : nullptr, masked ? masked + at : nullptr,
+                                      count, width, means.data(), scales.data(), biases.data(), sum.data(),
+                                      product.data());
           },
           [&] {
             flush(tiling, sum, sums.data() + part * channels);
@@ -387,7 +389,7 @@ void backward(const T* dy, const T* x, const T* other, T* dx, T* masked, long ro
 
 template <class T>
 void backward_any(const void* dy, const void* x, const void* other, void* dx, void* masked, long rows, long channels,
-                  Activation activation, const float* mean, const float* scale, const float* inverse_std, const float* bias,
+                  int activation, const float* mean, const float* scale, const float* inverse_std, const float* bias,
                   float* dweight, float* dbias, int threads) {
   const auto run = activation == kRelu   ? (other ? backward<T, kReluOfOutput> : backward<T, kReluOfInput>)
                    : activation == kGelu ? (other ? backward<T, kGeluOfSum> : backward<T, kGeluOfInput>)
@@ -408,8 +410,6 @@ int out_of_memory(const Work& work) {
   }
 }
 
-Activation activation_of(int code) { return static_cast<Activation>(code); }
-
 }  // namespace
 
 extern "C" {
@@ -419,40 +419,41 @@ extern "C" {
 // `mean`, `scale`, `inverse_std`: float [channels], written for the backward pass. `running_mean` and `running_var` may
 // be null, as may `residual`.
 int norm_act_add_training(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
-                          int activation, const float* weight, const float* bias, float* running_mean, float* running_var,
-                          double momentum, double eps, float* mean, float* scale, float* inverse_std, int threads) {
+                          int activation, const float* weight, const float* bias, float* running_mean,
+                          float* running_var, double momentum, double eps, float* mean, float* scale,
+                          float* inverse_std, int threads) {
   return out_of_memory([&] {
     if (is_bf16)
       forward_training(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual),
-                       static_cast<uint16_t*>(y), rows, channels, activation_of(activation), weight, bias, running_mean, running_var,
-                       momentum, eps, mean, scale, inverse_std, threads);
+                       static_cast<uint16_t*>(y), rows, channels, activation, weight, bias, running_mean,
+                       running_var, momentum, eps, mean, scale, inverse_std, threads);
     else
       forward_training(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                       channels, activation_of(activation), weight, bias, running_mean, running_var, momentum, eps, mean, scale,
+                       channels, activation, weight, bias, running_mean, running_var, momentum, eps, mean, scale,
                        inverse_std, threads);
   });
 }
 
-int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels, int activation,
-                       const float* mean, const float* scale, const float* bias, int threads) {
+int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
+                       int activation, const float* mean, const float* scale, const float* bias, int threads) {
   return out_of_memory([&] {
     if (is_bf16)
       forward_fixed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), static_cast<uint16_t*>(y),
-                    rows, channels, activation_of(activation), mean, scale, bias, threads);
+                    rows, channels, activation, mean, scale, bias, threads);
     else
       forward_fixed(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                    channels, activation_of(activation), mean, scale, bias, threads);
+                    channels, activation, mean, scale, bias, threads);
   });
 }
 
 // With a residual and an activation, `other` is ReLU's output or GELU's residual, and `masked` is where the residual's
 // gradient is written; else both are null. `dx` may be null.
-int norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* other, void* dx, void* masked, long rows,
-                          long channels, int activation, const float* mean, const float* scale, const float* inverse_std,
-                          const float* bias, float* dweight, float* dbias, int threads) {
+int norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* other, void* dx, void* masked,
+                          long rows, long channels, int activation, const float* mean, const float* scale,
+                          const float* inverse_std, const float* bias, float* dweight, float* dbias, int threads) {
   const auto run = is_bf16 ? backward_any<uint16_t> : backward_any<float>;
   return out_of_memory([&] {
-    run(dy, x, other, dx, masked, rows, channels, activation_of(activation), mean, scale, inverse_std, bias, dweight, dbias, threads);
+    run(dy, x, other, dx, masked, rows, channels, activation, mean, scale, inverse_std, bias, dweight, dbias, threads);
   });
 }
 }
