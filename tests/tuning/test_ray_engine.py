@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks import studies
 from tests.tuning.conftest import GRID, Place, results
 from thriftnet.errors import StudyError
 from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.training.run_folder import RunFolder
-from thriftnet.tuning.ray_engine import QUIET, _threads_each, cluster, ray_pool
+from thriftnet.tuning.ray_engine import _threads_each, cluster, ray_pool
 
 SHORT = GRID + "[overrides]\ntraining.epochs = 4\n"
 
@@ -22,17 +23,8 @@ SHORT = GRID + "[overrides]\ntraining.epochs = 4\n"
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[str]:
     """The address of a cluster of two nodes with a core each."""
-    os.environ.update(QUIET)
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        made.wait_for_nodes()
-        yield str(made.address)
-    finally:
-        made.shutdown()
+    with studies.cluster(cores_each=1) as address:
+        yield address
 
 
 def test_two_nodes_share_a_study_and_a_killed_worker_is_replaced(place: Place, two_nodes: str) -> None:
