@@ -20,7 +20,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
-from thriftnet.kernels import convolution, winograd
+from thriftnet.kernels import amx_convolution, convolution
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -43,8 +43,8 @@ class Runtime:
     reasons: tuple[str, ...]
     kernels: bool = False
     """Whether `place` lets the network use the compiled kernels."""
-    winograd: bool = False
-    """Whether that includes the convolutions."""
+    convolutions: convolution.Kernel | None = None
+    """The kernel that `place` lets the convolutions use; None: torch's."""
     compile: bool = False
     """Whether training runs the network as torch.compile has translated it."""
     cuda_graphs: bool = False
@@ -69,8 +69,8 @@ class Runtime:
         """The network on the device, in the memory layout."""
         if self.kernels:
             use_kernels(network)
-        if self.winograd:
-            convolution.use_kernels(network)
+        if self.convolutions is not None:
+            convolution.use_kernels(network, self.convolutions)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
@@ -96,7 +96,7 @@ def resolve(config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 
     threads = _threads(config.threads, local_world_size, reasons)
     torch.set_num_threads(threads)
     kernels = _kernels(config, device, channels_last, reasons)
-    convolutions = kernels and precision == "fp32" and _winograd(config, reasons)
+    convolutions = _convolutions(config, precision, reasons) if kernels else None
     if device.type == "cuda":
         _set_cuda_arithmetic(config.deterministic)
     elif config.cuda_graphs == "yes":
@@ -295,16 +295,25 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
     return True
 
 
-def _winograd(config: RuntimeConfig, reasons: list[str]) -> bool:
-    """For fp32, where multiplications are the limit; processors with bf16 arithmetic have them to spare."""
+def _convolutions(config: RuntimeConfig, precision: str, reasons: list[str]) -> convolution.Kernel | None:
+    """Winograd's for fp32, where multiplications are the limit; bf16's needs the processor's matrix units."""
+    kernel: convolution.Kernel
+    if precision == "fp32":
+        kernel, name = "winograd", "Winograd convolutions"
+        why = "3x3 in fp32 takes a quarter of the multiplications"
+    elif amx_convolution.has_matrix_units():
+        kernel, name = "amx", "AMX convolutions"
+        why = "weight gradients, small images, strides and groups, where the library leaves the matrix units idle"
+    else:
+        return None
     try:
-        winograd.prepare()
+        convolution.KERNELS[kernel].prepare()
     except KernelsUnavailable as problem:
-        reasons.append(f"Winograd convolutions off: {problem}")
-        return False
+        reasons.append(f"{name} off: {problem}")
+        return None
     if config.kernels == "auto":
-        reasons.append("Winograd convolutions on: 3x3 in fp32 takes a quarter of the multiplications")
-    return True
+        reasons.append(f"{name} on: {why}")
+    return kernel
 
 
 def keep_freed_memory() -> bool:
@@ -334,7 +343,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "channels_last": runtime.channels_last,
         "threads": runtime.threads,
         "kernels": runtime.kernels,
-        "winograd": runtime.winograd,
+        "convolutions": runtime.convolutions or "torch",
         "compile": runtime.compile,
         "cuda_graphs": runtime.cuda_graphs,
         "deterministic": runtime.deterministic,

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Literal
+
 from torch import Tensor, nn
 
-from thriftnet.kernels import winograd
+from thriftnet.kernels import amx_convolution, winograd
+
+Kernel = Literal["winograd", "amx"]
+KERNELS: dict[Kernel, ModuleType] = {"winograd": winograd, "amx": amx_convolution}
+"""By the precision they are for: fp32, bf16."""
 
 SAFE_CHANNELS = 16
 """torch 2.13's 1x1 convolution with a stride writes beyond its memory on a CPU below as many input channels, from 64
 pixels a side on, channels-last (tried: 1 to 24 channels, 8 to 32 out, 32 to 128 pixels; 3x3 was sound)."""
 
 
-def use_kernels(network: nn.Module) -> None:
-    """Let the `Conv2d` layers of `network` use the kernels. Raises KernelsUnavailable."""
-    winograd.prepare()
+def use_kernels(network: nn.Module, kernel: Kernel) -> None:
+    """Let the `Conv2d` layers of `network` use this kernel. Raises KernelsUnavailable."""
+    KERNELS[kernel].prepare()
     for module in network.modules():
         if isinstance(module, Conv2d):
-            module.uses_kernels = True
+            module.kernel = kernel
 
 
 class Conv2d(nn.Conv2d):
@@ -25,10 +32,12 @@ class Conv2d(nn.Conv2d):
     It has the name of torch's, which layer tables show.
     """
 
-    uses_kernels = False
+    kernel: Kernel | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.uses_kernels and self._is_plain_3x3() and winograd.suits(input, self.weight):
+        if self.kernel == "amx" and amx_convolution.suits(input, self):
+            return amx_convolution.convolve(input, self)
+        if self.kernel == "winograd" and self._is_plain_3x3() and winograd.suits(input, self.weight):
             return winograd.convolve(input, self.weight, self.bias)
         if self._picks_pixels() and input.device.type == "cpu" and self.in_channels < SAFE_CHANNELS:
             rows, columns = self.stride
