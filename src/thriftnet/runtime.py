@@ -20,7 +20,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
-from thriftnet.kernels import amx_convolution, convolution
+from thriftnet.kernels import amx_convolution, convolution, dropout
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -69,6 +69,7 @@ class Runtime:
         """The network on the device, in the memory layout."""
         if self.kernels:
             use_kernels(network)
+            dropout.use_kernels(network)
         if self.convolutions is not None:
             convolution.use_kernels(network, self.convolutions)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -285,13 +286,14 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
         return False
     try:
         prepare()
+        dropout.prepare()
     except KernelsUnavailable as problem:
         if config.kernels == "yes":
             raise RecipeError(f"runtime.kernels = 'yes' is not possible here: {problem}") from None
         reasons.append(f"kernels off, training is slower: {problem}")
         return False
     if config.kernels == "auto":
-        reasons.append("kernels on: normalisation, activation and addition as one, compiled for this processor")
+        reasons.append("kernels on: normalisation, activation and addition as one, dropout; for this processor")
     return True
 
 
