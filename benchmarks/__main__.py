@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-from benchmarks import memory, pipeline, throughput, time_to_accuracy
+from benchmarks import convolution_kernels, memory, pipeline, throughput, time_to_accuracy
 from benchmarks.common import ROOT, compared_recipes, duration, run_main
 from thriftnet.errors import ThriftnetError
 
@@ -21,6 +21,7 @@ def parts(data: str) -> dict[str, tuple[list[str], float]]:
     return {
         "throughput": (["benchmarks.throughput"], count * throughput.SECONDS_A_RECIPE),
         "profile": (["benchmarks.throughput", "--profile"], count * throughput.SECONDS_A_PROFILE),
+        "convolution-kernels": (["benchmarks.convolution_kernels"], convolution_kernels.SECONDS),
         "pipeline": (["benchmarks.pipeline"], count * pipeline.SECONDS_A_RECIPE),
         "memory": (["benchmarks.memory"], memory_points * memory.SECONDS_A_POINT),
         "time-to-accuracy": (["benchmarks.time_to_accuracy", "--data", data], 3 * time_to_accuracy.SECONDS_A_RUN),

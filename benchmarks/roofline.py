@@ -31,7 +31,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 # The first group whose pattern is in an operation's name; what matches none is "other".
 GROUPS = {
-    "convolution": r"conv",
+    "convolution": r"conv|winograd",
     "normalisation": r"norm",
     "activation and addition": r"relu|gelu|silu|threshold|clamp_min|dropout|aten::add(_|\.|$)|sigmoid|_pool",
     "casts and copies": r"aten::(_to_copy|to|copy_|clone|contiguous)$",

@@ -236,32 +236,53 @@ def test_a_state_that_finds_no_memory_is_not_called_damaged(tmp_path: Path, monk
 WORKSPACE = """
 import os, resource, sys, torch
 from pathlib import Path
-from thriftnet.kernels import winograd
+from thriftnet.kernels import amx_convolution, winograd
+kernel = sys.argv[1]
 try:
-    winograd.prepare()
+    {"winograd": winograd, "amx": amx_convolution}[kernel].prepare()
 except winograd.KernelsUnavailable as error:
     sys.exit(f"skip: {error}")
 x = torch.zeros(8, 512, 8, 8).contiguous(memory_format=torch.channels_last)
 weight = torch.zeros(512, 512, 3, 3).contiguous(memory_format=torch.channels_last)
-y, sizes = torch.empty_like(x), (8, 8, 8, 512, 512)
+y = torch.empty_like(x)
+if kernel == "amx":
+    x, y = x.bfloat16(), y.bfloat16()
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**20, mapped + 2**20))
-calls = {"convolve": (x, weight, None, y, *sizes, False), "weight_gradient": (x, y, weight, *sizes)}
+if kernel == "amx":
+    sizes = amx_convolution._SIZES(8, 512, 8, 8, 512, 8, 8, 3, 1, 1, 1)
+    calls = {
+        "output": (sizes, x, weight, None, y),
+        "input_gradient": (sizes, y, weight, x),
+        "weight_gradient": (sizes, x, y, weight, None),
+    }
+    call = amx_convolution._call
+else:
+    sizes = (8, 8, 8, 512, 512)
+    calls = {
+        "winograd_convolve": (x, weight, None, y, *sizes, False),
+        "winograd_weight_gradient": (x, y, weight, *sizes),
+    }
+    call = winograd._call
 for name, arguments in calls.items():
     try:
-        winograd._call(f"winograd_{name}", *arguments)
+        call(name, *arguments)
     except MemoryError as error:
         print(name, error)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc")
-def test_a_compiled_kernel_without_memory_reports_it_and_does_not_abort() -> None:
-    done = subprocess.run([sys.executable, "-c", WORKSPACE], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize(
+    ("kernel", "functions"),
+    [
+        ("winograd", ["winograd_convolve", "winograd_weight_gradient"]),
+        ("amx", ["output", "input_gradient", "weight_gradient"]),
+    ],
+)
+def test_a_compiled_kernel_without_memory_reports_it_and_does_not_abort(kernel: str, functions: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", WORKSPACE, kernel], capture_output=True, text=True, timeout=120)
     if done.stderr.startswith("skip"):
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "convolve no memory for a convolution's workspace",
-        "weight_gradient no memory for a convolution's workspace",
-    ]
+    assert done.stdout.splitlines() == [f"{name} no memory for a convolution's workspace" for name in functions]

@@ -18,6 +18,7 @@ from thriftnet import runtime
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
 from thriftnet.kernels.build import KernelsUnavailable
+from thriftnet.kernels.convolution import KERNELS, Kernel
 from thriftnet.runtime import Runtime, environment, for_training, resolve, seed_everything
 
 CPU = RuntimeConfig(device="cpu", precision="fp32", channels_last="no", threads=1, kernels="no")
@@ -53,20 +54,33 @@ def test_what_is_given_is_taken_without_a_reason() -> None:
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_automatic_on_a_cpu(no_gpu: None, monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("has_bf16", "has_matrix_units", "precision", "convolutions"),
+    [(True, True, "bf16", "amx"), (True, False, "bf16", None), (False, False, "fp32", "winograd")],
+)
+def test_automatic_on_a_cpu(
+    no_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+    has_bf16: bool,
+    has_matrix_units: bool,
+    precision: str,
+    convolutions: str | None,
+) -> None:
     monkeypatch.setattr(runtime, "prepare", lambda: None)
-    monkeypatch.setattr(runtime.winograd, "prepare", lambda: None)
+    for kernel in KERNELS.values():
+        monkeypatch.setattr(kernel, "prepare", lambda: None)
     monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(runtime.amx_convolution, "has_matrix_units", lambda: has_matrix_units)
     monkeypatch.setattr(runtime, "available_cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     chosen = resolve(RuntimeConfig())
     assert (chosen.device.type, chosen.precision, chosen.channels_last, chosen.threads) == ("cpu", precision, True, 3)
     assert [reason.split(":")[0] for reason in chosen.reasons] == [
         "device cpu", f"precision {precision}", "channels-last on", "threads 3", "kernels on",
-        *([] if has_bf16 else ["Winograd convolutions on"]),
+        *{"amx": ["AMX convolutions on"], "winograd": ["Winograd convolutions on"], None: []}[convolutions],
     ]  # fmt: skip
-    assert (chosen.kernels, chosen.winograd) == (True, not has_bf16)
+    assert (chosen.kernels, chosen.convolutions) == (True, convolutions)
+    assert environment(chosen)["convolutions"] == (convolutions or "torch")
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp16")])
@@ -225,20 +239,24 @@ def test_kernels_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "prepare", no_compiler)
     automatic = CPU.model_copy(update={"kernels": "auto", "channels_last": "yes"})
     chosen = resolve(automatic)
-    assert (chosen.kernels, chosen.winograd) == (False, False)
+    assert (chosen.kernels, chosen.convolutions) == (False, None)
     assert chosen.reasons == ("kernels off, training is slower: no C++ compiler is installed; install g++",)
     with pytest.raises(RecipeError, match="'yes' is not possible here: no C"):
         resolve(automatic.model_copy(update={"kernels": "yes"}))
 
 
 @pytest.mark.parametrize("wanted", ["auto", "yes"])
-def test_winograd_without_avx2(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+@pytest.mark.parametrize(("precision", "kernel", "name"), [("fp32", "winograd", "Winograd"), ("bf16", "amx", "AMX")])
+def test_convolutions_that_cannot_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, precision: str, kernel: Kernel, name: str
+) -> None:
     """The other kernel goes without, so this is no reason to refuse `yes`."""
     monkeypatch.setattr(runtime, "prepare", lambda: None)
-    monkeypatch.setattr(runtime.winograd, "prepare", no_compiler)
-    chosen = resolve(CPU.model_copy(update={"kernels": wanted, "channels_last": "yes"}))
-    assert (chosen.kernels, chosen.winograd) == (True, False)
-    assert chosen.reasons[-1] == "Winograd convolutions off: no C++ compiler is installed; install g++"
+    monkeypatch.setattr(runtime.amx_convolution, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(KERNELS[kernel], "prepare", no_compiler)
+    chosen = resolve(CPU.model_copy(update={"kernels": wanted, "channels_last": "yes", "precision": precision}))
+    assert (chosen.kernels, chosen.convolutions) == (True, None)
+    assert chosen.reasons[-1] == f"{name} convolutions off: no C++ compiler is installed; install g++"
 
 
 @pytest.mark.parametrize(
@@ -258,16 +276,18 @@ def test_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(RuntimeConfig(threads=1, kernels="yes"))
 
 
-@pytest.mark.parametrize(("kernels", "winograd"), [(True, True), (True, False), (False, False)])
-def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool, winograd: bool) -> None:
-    marked: list[tuple[str, nn.Module]] = []
+@pytest.mark.parametrize(("kernels", "kernel"), [(True, "winograd"), (True, "amx"), (True, None), (False, None)])
+def test_place_lets_the_network_use_kernels(
+    monkeypatch: pytest.MonkeyPatch, kernels: bool, kernel: Kernel | None
+) -> None:
+    marked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(runtime, "use_kernels", lambda network: marked.append(("norms", network)))
-    for module, layers in [(runtime.dropout, "dropout"), (runtime.convolution, "convolutions")]:
-        monkeypatch.setattr(module, "use_kernels", lambda network, layers=layers: marked.append((layers, network)))
+    monkeypatch.setattr(runtime.dropout, "use_kernels", lambda network: marked.append(("dropout", network)))
+    monkeypatch.setattr(runtime.convolution, "use_kernels", lambda *arguments: marked.append(arguments))
     network = nn.Conv2d(3, 4, 3)
-    Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels, winograd).place(network)
-    expected = ["norms", "dropout"] * kernels + ["convolutions"] * winograd
-    assert marked == [(layers, network) for layers in expected]
+    Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels, kernel).place(network)
+    layers = [("norms", network), ("dropout", network)] * kernels
+    assert marked == layers + [(network, kernel)] * (kernel is not None)
 
 
 def on_a_gpu(**values: Any) -> tuple[Runtime, RuntimeConfig]:
@@ -325,7 +345,7 @@ def test_the_environment_is_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> No
     recorded = environment(resolve(CPU))
     assert set(recorded) == {
         "python", "system", "packages", "device", "device_name", "precision", "channels_last", "threads", "cores",
-        "kernels", "winograd", "compile", "cuda_graphs", "deterministic", "reasons", "git_commit",
+        "kernels", "convolutions", "compile", "cuda_graphs", "deterministic", "reasons", "git_commit",
     }  # fmt: skip
     assert recorded["packages"]["torch"] == torch.__version__
     assert (recorded["device"], recorded["precision"], recorded["threads"]) == ("cpu", "fp32", 1)

@@ -19,6 +19,10 @@ MACHINE = {"matrix_gflops": {"fp32": 1.0, "bf16": 4.0}, "memory_gb_per_s": 1.0}
     [
         ("aten::convolution_backward", "convolution"),
         ("aten::mkldnn_convolution", "convolution"),
+        ("_AmxConvolution", "convolution"),
+        ("autograd::engine::evaluate_function: _AmxConvolutionBackward", "convolution"),
+        ("_WinogradBackward", "convolution"),
+        ("_NormActAdd", "normalisation"),
         ("aten::native_batch_norm_backward", "normalisation"),
         ("aten::threshold_backward", "activation and addition"),
         ("aten::add.Tensor", "activation and addition"),

@@ -1,4 +1,5 @@
-"""The layer of all blocks where torch's own is not safe; `test_winograd` has where it is slow."""
+"""The layer of all blocks where torch's own is not safe; `test_winograd` and `test_amx_convolution` have where it
+is slow."""
 
 from __future__ import annotations
 

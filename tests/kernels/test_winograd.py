@@ -207,7 +207,7 @@ def test_the_rule_on_layout_and_precision() -> None:
 def layer(**settings: Any) -> Conv2d:
     torch.manual_seed(0)
     convolution = Conv2d(**({"in_channels": 16, "out_channels": 16, "kernel_size": 3, "padding": 1} | settings))
-    use_kernels(convolution)
+    use_kernels(convolution, "winograd")
     return convolution
 
 
@@ -253,7 +253,7 @@ def test_only_where_allowed(calls: list[str]) -> None:
     convolution = layer()
     found = convolution(x)
     assert calls == ["winograd_convolve"]
-    convolution.uses_kernels = False
+    convolution.kernel = None
     torch.testing.assert_close(convolution(x), found)
     assert calls == ["winograd_convolve"]
 
@@ -301,7 +301,7 @@ def test_the_loss_curve_stays(calls: list[str]) -> None:
         torch.manual_seed(0)
         network = runtime.place(build_model(ModelConfig.model_validate(MODEL), 1, 3)).train()
         if winograd:
-            use_kernels(network)
+            use_kernels(network, "winograd")
         config = OptimizerConfig(name="sgd", lr=0.02)
         optimizer = build_optimizer(network, config, runtime.device)
         scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -127,6 +127,7 @@ RESUMABLE = {
     "whitening, bias frozen after the stop": {"model": WHITENING, "training": {"ema_decay": 0.9}},
     "stochastic depth": {"model": {"block": "preactivation", "stochastic_depth": 0.5}},
     "wide enough for Winograd": {"model": {"stem": {"width": 16}, "widths": [16, 24]}},
+    "wide enough for AMX": {"model": {"stem": {"width": 16}, "widths": [16, 24]}, "runtime": {"precision": "bf16"}},
 }
 
 
