@@ -262,11 +262,12 @@ def test_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_place_lets_the_network_use_kernels(monkeypatch: pytest.MonkeyPatch, kernels: bool, winograd: bool) -> None:
     marked: list[tuple[str, nn.Module]] = []
     monkeypatch.setattr(runtime, "use_kernels", lambda network: marked.append(("norms", network)))
-    for module, layers in [(runtime.dropout, "dropout"), (runtime.convolution, "convolutions")]:
+    modules = {"dropout": runtime.dropout, "pooling": runtime.max_pool, "convolutions": runtime.convolution}
+    for layers, module in modules.items():
         monkeypatch.setattr(module, "use_kernels", lambda network, layers=layers: marked.append((layers, network)))
     network = nn.Conv2d(3, 4, 3)
     Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels, winograd).place(network)
-    expected = ["norms", "dropout"] * kernels + ["convolutions"] * winograd
+    expected = ["norms", "dropout", "pooling"] * kernels + ["convolutions"] * winograd
     assert marked == [(layers, network) for layers in expected]
 
 
