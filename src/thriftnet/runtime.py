@@ -20,7 +20,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
-from thriftnet.kernels import amx_convolution, convolution, dropout
+from thriftnet.kernels import amx_convolution, convolution, dropout, max_pool
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -70,6 +70,7 @@ class Runtime:
         if self.kernels:
             use_kernels(network)
             dropout.use_kernels(network)
+            max_pool.use_kernels(network)
         if self.convolutions is not None:
             convolution.use_kernels(network, self.convolutions)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -287,13 +288,14 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
     try:
         prepare()
         dropout.prepare()
+        max_pool.prepare()
     except KernelsUnavailable as problem:
         if config.kernels == "yes":
             raise RecipeError(f"runtime.kernels = 'yes' is not possible here: {problem}") from None
         reasons.append(f"kernels off, training is slower: {problem}")
         return False
     if config.kernels == "auto":
-        reasons.append("kernels on: normalisation, activation and addition as one, dropout; for this processor")
+        reasons.append("kernels on: normalisation, activation and addition as one, dropout, max pooling")
     return True
 
 

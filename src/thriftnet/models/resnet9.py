@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
 from thriftnet.kernels.dropout import Dropout
+from thriftnet.kernels.max_pool import MaxPool2d
 from thriftnet.kernels.norm_act_add import norm_act_add
 from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv, norm
 from thriftnet.models.stem import stem_layers
@@ -33,7 +34,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = convolution
         self.norm = norm
-        self.pool = nn.MaxPool2d(2) if pool else None
+        self.pool = MaxPool2d(2) if pool else None
         self.pool_first = pool_first
         self.activation = style.activation
 
