@@ -81,7 +81,7 @@ class RuntimeConfig(Section):
     deterministic: bool = False
     """Whether the same run gives the same bits on a GPU too, which is slower; on a CPU it always does."""
     kernels: Literal["auto", "yes", "no"] = "auto"
-    """Whether normalisation, activation and addition run as one, and fp32 3x3 convolutions as Winograd's (CPU only).
+    """Whether normalisation, activation and addition run as one, and convolutions by kernels of our own (CPU only).
 
     A C++ compiler here translates these kernels at first use.
     """
