@@ -383,6 +383,15 @@ def test_a_file_larger_than_the_system_allows(workplace: Path) -> None:
     assert timeless("new") == timeless("run")
 
 
+def test_a_run_that_could_not_begin_begins_again_with_the_same_command(workplace: Path) -> None:
+    command = ("train", "tiny.toml", "--data", "tiny.npz", "--out", "new")
+    with limited_files(Path("run/recipe.toml").stat().st_size - 1):
+        outcome = thriftnet(*command)
+    assert outcome.status == 1
+    assert outcome.stderr.splitlines()[-1].endswith("; nothing was trained; the same command begins again")
+    assert thriftnet(*command).status == 0
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the read-only file system stands in for this")
 def test_a_run_folder_without_permission(workplace: Path) -> None:
     (workplace / "run").chmod(0o500)

@@ -33,7 +33,7 @@ KINDS = ("SIGKILL", "SIGTERM", "SIGSTOP", "full disk")
 TERM_LIMIT_S = 10.0
 EXPECTED = {
     "SIGKILL": (-signal.SIGKILL,),
-    "SIGTERM": (143, -signal.SIGTERM, 0),  # -15: while it was starting there was nothing to save; 0: at its very end
+    "SIGTERM": (143, -signal.SIGTERM, 0),  # -15: nothing to save, while it starts or draws figures; 0: at its very end
     "SIGSTOP": (-signal.SIGKILL, 0),
     "full disk": (1, 0),  # 0: nothing was left to write
 }

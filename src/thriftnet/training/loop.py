@@ -593,6 +593,8 @@ class _Run:
 
     def what_is_saved(self) -> str:
         """For a message, with the command that goes on."""
+        if self.processes.main and not self.folder.has("recipe.toml"):
+            return "nothing was trained; the same command begins again"
         return f"{self._saved()}; go on with: {self.folder.resume_command}"
 
     def _saved(self) -> str:

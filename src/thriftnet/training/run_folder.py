@@ -155,7 +155,7 @@ class RunFolder:
 
     @contextmanager
     def after_training(self) -> Iterator[None]:
-        """Around what is written when a training is over: a StorageError then says so, and what goes on."""
+        """Around what is written once a training is over: a StorageError then says so and how to go on."""
         try:
             yield
         except StorageError as error:
