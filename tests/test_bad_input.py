@@ -143,6 +143,33 @@ def full_disk(here: Path) -> None:
             ballast.write(bytes(1024))
 
 
+@contextlib.contextmanager
+def limited_files(most_bytes: int) -> Iterator[None]:
+    """A limit of the process (`ulimit -f`) refuses writes as a full disk does, and needs no rights to set."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def room_for_no_figure() -> contextlib.AbstractContextManager[None]:
+    """What a training writes fits, figures do not."""
+    largest_bytes = max(path.stat().st_size for path in Path("run").glob("resume-*.pt")) + 1000
+    assert Path("run/figures/augmented-batch.png").stat().st_size > largest_bytes
+    return limited_files(largest_bytes)
+
+
+def draws_what_is_missing(here: Path) -> None:
+    weights = (here / "undrawn" / "last.safetensors").read_bytes()
+    assert thriftnet("train", "--resume", "undrawn").status == 0
+    assert (here / "undrawn" / "last.safetensors").read_bytes() == weights
+    assert timeless("undrawn") == timeless("run")
+    drawn, expected = ({path.name for path in (here / run / "figures").iterdir()} for run in ("undrawn", "run"))
+    assert drawn == expected
+
+
 def read_only(here: Path) -> None:
     mount(here / "disk", "size=1m")
     shutil.copytree(here / "run", here / "disk" / "run")
@@ -243,6 +270,9 @@ CASES = {
     "A flipped bit": Case(flipped_bits, check=repaired_by_resuming),
     "A recipe changed by hand": Case(recipe_changed_by_hand),
     "A full disk while training": Case(full_disk, check=resumes_once_there_is_space),
+    "No room for the figures of a finished training": Case(
+        may_change=("undrawn",), check=draws_what_is_missing, fault=room_for_no_figure
+    ),
     "A full disk while predicting": Case(full_disk),
     "A full device": Case(),
     "A run folder that cannot be made": Case(),
@@ -338,17 +368,13 @@ def test_a_repaired_data_set_can_be_trained_on_with_the_same_command(workplace: 
 
 
 def test_a_file_larger_than_the_system_allows(workplace: Path) -> None:
-    """A limit of the process (`ulimit -f`) refuses writes as a full disk does, and needs no rights to set."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # the weights have 7 KB
-    try:
+    with limited_files(4096):  # the weights have 7 KB
         outcome = thriftnet("train", "tiny.toml", "--data", "tiny.npz", "--out", "new")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.status == 1
     assert outcome.stderr.splitlines()[-1] == (
         "thriftnet: could not write new/resume-00000004.pt: the file is larger than the system allows; no incomplete "
-        "file is left; choose another folder; no epoch was completed yet; go on with: thriftnet train --resume new"
+        "file is left; raise the limit (ulimit -f) or use another disk; no epoch was completed yet; go on with: "
+        "thriftnet train --resume new"
     )
     assert {path.name for path in Path("new").iterdir()} == {
         "recipe.toml", "environment.json", "data.json", "events.jsonl", "SHA256SUMS", ".lock",

@@ -282,10 +282,13 @@ def test_place_lets_the_network_use_kernels(
 ) -> None:
     marked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(runtime, "use_kernels", lambda network: marked.append(("norms", network)))
+    for name, module in {"dropout": runtime.dropout, "pooling": runtime.max_pool}.items():
+        monkeypatch.setattr(module, "use_kernels", lambda network, name=name: marked.append((name, network)))
     monkeypatch.setattr(runtime.convolution, "use_kernels", lambda *arguments: marked.append(arguments))
     network = nn.Conv2d(3, 4, 3)
     Runtime(torch.device("cpu"), "fp32", True, 1, (), kernels, kernel).place(network)
-    assert marked == [("norms", network)] * kernels + [(network, kernel)] * (kernel is not None)
+    layers = [("norms", network), ("dropout", network), ("pooling", network)] * kernels
+    assert marked == layers + [(network, kernel)] * (kernel is not None)
 
 
 def on_a_gpu(**values: Any) -> tuple[Runtime, RuntimeConfig]:

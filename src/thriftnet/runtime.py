@@ -20,7 +20,7 @@ from torch import nn
 
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import RecipeError
-from thriftnet.kernels import amx_convolution, convolution
+from thriftnet.kernels import amx_convolution, convolution, dropout, max_pool
 from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
@@ -69,6 +69,8 @@ class Runtime:
         """The network on the device, in the memory layout."""
         if self.kernels:
             use_kernels(network)
+            dropout.use_kernels(network)
+            max_pool.use_kernels(network)
         if self.convolutions is not None:
             convolution.use_kernels(network, self.convolutions)
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -285,13 +287,15 @@ def _kernels(config: RuntimeConfig, device: torch.device, channels_last: bool, r
         return False
     try:
         prepare()
+        dropout.prepare()
+        max_pool.prepare()
     except KernelsUnavailable as problem:
         if config.kernels == "yes":
             raise RecipeError(f"runtime.kernels = 'yes' is not possible here: {problem}") from None
         reasons.append(f"kernels off, training is slower: {problem}")
         return False
     if config.kernels == "auto":
-        reasons.append("kernels on: normalisation, activation and addition as one, compiled for this processor")
+        reasons.append("kernels on: normalisation, activation and addition as one, dropout, max pooling")
     return True
 
 
@@ -326,7 +330,8 @@ def keep_freed_memory() -> bool:
     if chosen or platform.libc_ver()[0] != "glibc" or "malloc" in os.environ.get("LD_PRELOAD", ""):
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    # Any positive threshold is too low for somebody: above 2 GB, which 1,000 images free at once, it would trim again.
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:

@@ -21,9 +21,9 @@ PARTIAL = ".partial-"
 """What the name of a file that is still being written begins with."""
 
 _REASONS = {
-    errno.ENOSPC: ("no space is left on the device", "free some space or choose another folder"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
-    errno.EFBIG: ("the file is larger than the system allows", "choose another folder"),
+    errno.ENOSPC: ("no space is left on the device", "free some space or use another disk"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or use another disk"),
+    errno.EFBIG: ("the file is larger than the system allows", "raise the limit (ulimit -f) or use another disk"),
     errno.EACCES: ("permission denied", "choose a folder that you may write to"),
     errno.EPERM: ("permission denied", "choose a folder that you may write to"),
     errno.EROFS: ("the file system is read-only", "use another folder, or a copy of this one elsewhere"),

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.conftest import Trained
 from tests.conftest import thriftnet as command
 from tests.tracking.conftest import read_tensorboard, read_wandb
 from tests.training.conftest import TinySource, tiny_recipe
-from thriftnet.errors import Interrupted, MissingExtraError, RunFolderError, UserError
+from thriftnet.errors import Interrupted, MissingExtraError, RunFolderError, StorageError, UserError
 from thriftnet.run import Run
 from thriftnet.tracking import display as tracking
 from thriftnet.tracking.display import tracked
@@ -210,6 +210,42 @@ class TestSameRun:
         state = json.loads((run.path / "tracking.json").read_text())["trackers"]
         assert state["tensorboard"]["epochs"] == 3
         assert state["wandb"]["epochs"] == {"open": 0, "log": 1}.get(fail_in, 3)
+
+
+class TestFullDisk:
+    def test_a_refused_end_says_that_the_training_is_finished(
+        self, recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse_writes(monkeypatch, "tracking.json", when=lambda: bool(recorded.outcomes))
+        with pytest.raises(
+            StorageError, match=r"no space; the training is finished and its weights are saved; .*"
+        ) as e:
+            train(tmp_path / "run", ["wandb"])
+        assert str(e.value).endswith(f"go on with: thriftnet train --resume {tmp_path / 'run'}")
+        monkeypatch.undo()
+        monkeypatch.setattr(tracking, "load", lambda name: recorded)
+        train(tmp_path / "run", [])
+        assert RunFolder(tmp_path / "run").read_json("tracking.json")["trackers"]["wandb"]["finished"]
+
+    def test_a_tracker_that_fails_too_hides_no_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The disk is full for the run, for its tracker and for the event that tells of the tracker."""
+        monkeypatch.setattr(tracking, "load", lambda name: Recorded("close"))
+        refuse_writes(monkeypatch, "result.json", "events.jsonl", when=(tmp_path / "run" / "tracking.json").exists)
+        with pytest.raises(StorageError, match=r"result\.json: no space; no epoch was completed yet; go on with: "):
+            train(tmp_path / "run", ["wandb"])
+
+
+def refuse_writes(monkeypatch: pytest.MonkeyPatch, *names: str, when: Callable[[], bool]) -> None:
+    """No space for files of the run of these names, as soon as `when`."""
+    replace = RunFolder._replace
+
+    def full(folder: RunFolder, files: Mapping[str, bytes], removed: Sequence[str] = ()) -> None:
+        refused = sorted(files.keys() & set(names))
+        if refused and when():
+            raise StorageError(f"could not write {refused[-1]}: no space")
+        replace(folder, files, removed)
+
+    monkeypatch.setattr(RunFolder, "_replace", full)
 
 
 class TestResume:

@@ -28,6 +28,21 @@ def test_at_once(value: float) -> None:
         guard.judge(torch.tensor(0.5), bad(value))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite_gradients_of_any_size_pass_and_a_bad_value_anywhere_does_not(dtype: torch.dtype) -> None:
+    guard, loss = Guard(), torch.tensor(0.5)
+    for size in (0.0, 1e-45, 1e-3, 1e20, torch.finfo(dtype).max):  # squares and sums of the last two overflow
+        gradient = torch.full((1001,), size, dtype=dtype)
+        gradient[::2] *= -1
+        guard.judge(loss, [torch.ones(3, dtype=dtype), gradient])
+        for position in (0, 500, 1000):
+            for value in (math.nan, math.inf, -math.inf):
+                poisoned = gradient.clone()
+                poisoned[position] = value
+                with pytest.raises(NonFiniteLossError, match="gradient is not finite"):
+                    guard.judge(loss, [torch.ones(3, dtype=dtype), poisoned])
+
+
 @pytest.mark.parametrize(("loss", "gradients"), [(math.nan, GOOD), (0.5, bad(math.nan)), (0.5, bad(math.inf))])
 def test_deferred_names_the_first_bad_step(loss: float, gradients: list[Tensor]) -> None:
     guard = Guard(deferred=True)

@@ -26,8 +26,9 @@ from thriftnet.kernels.build import KernelsUnavailable, load_kernels
 MIN_CHANNELS = 16
 MIN_IMAGES = 16
 """A row of the matrix units is an image; half of the rows of a block of 32 are used at least."""
-MAX_SIDE = 8
-"""Up to this side of the output, and with a stride or groups at any, the kernel is faster in every pass."""
+MAX_SIDE, MAX_SIDE_OF_PROJECTION = 8, 4
+"""Up to this side the kernel's output is faster than torch's; of a 1x1 convolution with a stride, which reads every
+second pixel of what the kernel packs whole, only up to the other one."""
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _SIZES = ctypes.c_long * 11
@@ -101,10 +102,11 @@ class _AmxConvolution(torch.autograd.Function):
         out_side = [(length + 2 * padding - kernel) // stride + 1 for length in side]
         sizes = _SIZES(count, in_channels, *side, out_channels, *out_side, kernel, stride, padding, groups)
         # A 1x1 convolution without a stride is one matrix product for torch too.
-        own = stride > 1 or groups > 1 or (kernel > 1 and max(out_side) <= MAX_SIDE)
+        own_gradient = stride > 1 or groups > 1 or (kernel > 1 and max(out_side) <= MAX_SIDE)
+        own = own_gradient and (kernel > 1 or groups > 1 or max(out_side) <= MAX_SIDE_OF_PROJECTION)
         rounded = None if own else weight.bfloat16()
         ctx.geometry, ctx.sizes = (stride, padding, groups), sizes
-        ctx.save_for_backward(x, weight, rounded)
+        ctx.save_for_backward(x, weight, None if own_gradient else rounded)
         if rounded is not None:
             with torch.autocast("cpu", enabled=False):
                 return F.conv2d(x, rounded, None if bias is None else bias.bfloat16(), stride, padding, 1, groups)

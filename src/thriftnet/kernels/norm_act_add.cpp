@@ -15,7 +15,13 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <numeric>
+#include <type_traits>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -23,29 +29,108 @@ constexpr long kParts = 64;
 constexpr long kFlushGroups = 64;  // after this many values a float sum goes into a double
 constexpr long kGroupWidth = 256;  // rows of few channels are taken together until the inner loop is this long
 constexpr long kShiftSamples = 8;
+constexpr long kUnrolledGroups = 2;  // taken side by side, so that a channel's parameters and sums are loaded once
 
-inline float load(const float* p) { return *p; }
-inline void store(float* p, float value) { *p = value; }
+#if defined(__AVX512F__)
+constexpr long kLanes = 16;
+#elif defined(__AVX__)
+constexpr long kLanes = 8;
+#else
+constexpr long kLanes = 4;
+#endif
+constexpr long kMostLanes = 16;
 
-inline float load(const uint16_t* p) {
-  const uint32_t bits = static_cast<uint32_t>(*p) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+
+inline float as_float(float value) { return value; }
+
+inline float as_float(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+inline Vector load(const float* p) {
+  Vector value;
+  std::memcpy(&value, p, sizeof value);
   return value;
 }
 
-// Round to nearest, ties to even; NaN stays NaN (the rounding could carry it into a number).
-inline void store(uint16_t* p, float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  *p = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+inline Vector load(const uint16_t* p) {
+  Halves halves;
+  std::memcpy(&halves, p, sizeof halves);
+  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Bits) << 16);
 }
 
-// Forward and backward must agree on the sign of z, so that the mask of one is that of the other.
-inline float affine(float centred, float scale, float bias) {
-#ifdef __FP_FAST_FMAF
-  return __builtin_fmaf(centred, scale, bias);
+inline void store(float* p, Vector value) { std::memcpy(p, &value, sizeof value); }
+
+// Round to nearest, ties to even; NaN stays NaN (the rounding could carry it into a number).
+inline void store(uint16_t* p, Vector value) {
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+  // The instruction takes denormals for zeros and keeps the bits of a NaN: those, which are rare, go the other way.
+  constexpr int kQuietNan = 0x01, kDenormal = 0x20, kSignallingNan = 0x80;
+  const __m512 wide = reinterpret_cast<__m512>(value);
+  if (__builtin_expect(!_mm512_fpclass_ps_mask(wide, kQuietNan | kDenormal | kSignallingNan), 1)) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(wide);
+    std::memcpy(p, &rounded, sizeof rounded);
+    return;
+  }
+#endif
+  const Bits bits = reinterpret_cast<Bits>(value);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits quiet_nan = Bits{} + 0x7fc0u;
+  const Halves halves = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
+
+// How much of a vector there is: all of it, or what is left at the very end of a tensor.
+struct Whole {};
+struct Rest {
+  long values;
+};
+
+template <class T>
+inline Vector load(const T* p, Whole) {
+  return load(p);
+}
+
+template <class T>
+inline Vector load(const T* p, Rest rest) {
+  T padded[kLanes] = {};
+  std::memcpy(padded, p, rest.values * sizeof(T));
+  return load(padded);
+}
+
+template <class T>
+inline void store(T* p, Vector value, Whole) {
+  store(p, value);
+}
+
+template <class T>
+inline void store(T* p, Vector value, Rest rest) {
+  T padded[kLanes];
+  store(padded, value);
+  std::memcpy(p, padded, rest.values * sizeof(T));
+}
+
+inline Vector total(const Vector (&a)[1]) { return a[0]; }
+inline Vector total(const Vector (&a)[2]) { return a[0] + a[1]; }
+
+template <class Part>
+inline void add_to(float* p, Vector value, Part part) {
+  store(p, load(p) + value, part);
+}
+
+// Forward and backward must agree on the sign of z, so that the mask of one is that of the other: not left to what the
+// compiler makes of each place.
+inline Vector affine(Vector centred, Vector scale, Vector bias) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(centred, scale, bias);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(centred, scale, bias);
 #else
   return centred * scale + bias;
 #endif
@@ -53,69 +138,64 @@ inline float affine(float centred, float scale, float bias) {
 
 enum Activation { kNone, kRelu, kGelu };
 
-// exp(x) for x <= 0, to 2e-7 of its value; 0 below -87. Cephes' polynomial, in arithmetic that vectorises anywhere.
-inline float exp_of_negative(float x) {
+// exp(x) for x <= 0, to 2e-7 of its value; 0 below -87. Cephes' polynomial, in arithmetic that any processor has.
+inline Vector exp_of_negative(Vector x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
-  const bool vanishes = x < -87.0f;
-  x = vanishes ? -87.0f : x;  // NaN stays NaN
-  const float shifted = x * 1.44269504f + kRound;
-  const float n = shifted - kRound;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+  const auto vanishes = x < -87.0f;
+  x = vanishes ? Vector{} - 87.0f : x;  // NaN stays NaN
+  const Vector shifted = x * 1.44269504f + kRound;
+  const Vector n = shifted - kRound;
+  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  uint32_t bits, zero_bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  std::memcpy(&zero_bits, &kRound, sizeof zero_bits);
-  bits = (bits - zero_bits + 127u) << 23;  // 2^n
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return vanishes ? 0.0f : p * power;
+  const Bits zero_bits = reinterpret_cast<Bits>(Vector{} + kRound);
+  const Bits bits = (reinterpret_cast<Bits>(shifted) - zero_bits + 127u) << 23;  // 2^n
+  return vanishes ? Vector{} : p * reinterpret_cast<Vector>(bits);
 }
 
 // The standard normal distribution up to z, and its density at z. The tail is Abramowitz and Stegun's 7.1.26 (1.5e-7),
 // which torch's own vectorised erf is too; of a negative z the tail itself is taken, so that nothing cancels.
 struct Normal {
-  float below, density;
+  Vector below, density;
 };
 
-inline Normal normal(float z) {
-  const float e = exp_of_negative(-0.5f * z * z);
-  const float t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * std::fabs(z));
-  float p = 1.061405429f;
-  p = p * t - 1.453152027f;
+inline Normal normal(Vector z) {
+  const Vector e = exp_of_negative(-0.5f * z * z);
+  const Vector size = z < 0.0f ? -z : z;
+  const Vector t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * size);
+  Vector p = t * 1.061405429f - 1.453152027f;
   p = p * t + 1.421413741f;
   p = p * t - 0.284496736f;
   p = p * t + 0.254829592f;
-  const float tail = 0.5f * p * t * e;
+  const Vector tail = 0.5f * p * t * e;
   return {z < 0.0f ? tail : 1.0f - tail, 0.39894228f * e};
 }
 
-inline float gelu(float z) { return z * normal(z).below; }
+inline Vector gelu(Vector z) { return z * normal(z).below; }
 
-inline float gelu_slope(float z) {
+inline Vector gelu_slope(Vector z) {
   const Normal at = normal(z);
   return at.below + z * at.density;
 }
 
-// How the rows are taken: `per_group` rows side by side are one group of `width` values; groups are dealt out in parts,
-// and the rows that fill no group come last.
+// How the rows are taken: `per_group` rows side by side are one group of `width` values, which are whole vectors; groups
+// are dealt out in parts, and the `tail` of values that fill no group comes last.
 struct Tiling {
-  long rows, channels, per_group, width, groups, parts;
+  long rows, channels, per_group, width, groups, tail, parts;
 
   Tiling(long rows, long channels) : rows(rows), channels(channels) {
-    per_group = std::min(rows, (kGroupWidth + channels - 1) / channels);
+    const long multiple = kMostLanes / std::gcd(kMostLanes, channels);
+    per_group = (kGroupWidth + channels * multiple - 1) / (channels * multiple) * multiple;
     width = per_group * channels;
     groups = rows / per_group;
-    parts = std::min(kParts, groups);
+    tail = rows * channels - groups * width;
+    parts = std::clamp(groups, 1L, kParts);
   }
   long begin(long part) const { return groups * part / parts; }
-  long tail_rows() const { return rows - groups * per_group; }
-  long tail_offset() const { return groups * width; }
 
   // A value for each channel, repeated over the group.
   std::vector<float> repeated(const float* values) const {
@@ -143,9 +223,25 @@ void for_each_run(const Tiling& tiling, long part, Visit visit, AfterRun after_r
     visit(group * tiling.width, count, tiling.width);
     after_run();
   }
-  if (part == tiling.parts - 1 && tiling.tail_rows() > 0) {
-    visit(tiling.tail_offset(), tiling.tail_rows(), tiling.channels);
+  if (part == tiling.parts - 1 && tiling.tail > 0) {
+    visit(tiling.groups * tiling.width, 1, tiling.tail);
     after_run();
+  }
+}
+
+// Calls body(first, count, i, part) for every vector of a group, with the same of the next groups: those that begin at
+// first, first + width, ... are `count` (a compile-time constant) vectors of the channels' values at i.
+template <class Body>
+inline void for_each_column(long groups, long width, Body body) {
+  using Many = std::integral_constant<long, kUnrolledGroups>;
+  using One = std::integral_constant<long, 1>;
+  const long whole = width - width % kLanes;
+  long group = 0;
+  for (; group + kUnrolledGroups <= groups && whole == width; group += kUnrolledGroups)
+    for (long i = 0; i < width; i += kLanes) body(group * width + i, Many{}, i, Whole{});
+  for (; group < groups; ++group) {
+    for (long i = 0; i < whole; i += kLanes) body(group * width + i, One{}, i, Whole{});
+    if (whole < width) body(group * width + whole, One{}, whole, Rest{width - whole});
   }
 }
 
@@ -159,41 +255,33 @@ void for_my_parts(const Tiling& tiling, bool last_first, Work work) {
 
 // Sums of (x - shift) and of its square.
 template <class T>
-void add_moments(const T* __restrict x, long rows, long width, const float* __restrict shift, float* __restrict sum,
-                 float* __restrict square) {
-  long row = 0;
-  for (; row + 4 <= rows; row += 4, x += 4 * width) {
-#pragma omp simd
-    for (long i = 0; i < width; ++i) {
-      const float a = load(x + i) - shift[i], b = load(x + width + i) - shift[i];
-      const float c = load(x + 2 * width + i) - shift[i], d = load(x + 3 * width + i) - shift[i];
-      sum[i] += (a + b) + (c + d);
-      square[i] += (a * a + b * b) + (c * c + d * d);
+void add_moments(const T* x, long groups, long width, const float* shift, float* sum, float* square) {
+  for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
+    const Vector at = load(shift + i);
+    Vector a[count()], b[count()];
+    for (long k = 0; k < count; ++k) {
+      a[k] = load(x + first + k * width, part) - at;
+      b[k] = a[k] * a[k];
     }
-  }
-  for (; row < rows; ++row, x += width) {
-#pragma omp simd
-    for (long i = 0; i < width; ++i) {
-      const float a = load(x + i) - shift[i];
-      sum[i] += a;
-      square[i] += a * a;
-    }
-  }
+    add_to(sum + i, total(a), part);
+    add_to(square + i, total(b), part);
+  });
 }
 
 template <class T, Activation activation, bool with_residual>
-void write_output(const T* __restrict x, const T* __restrict residual, T* __restrict y, long rows, long width,
-                  const float* __restrict mean, const float* __restrict scale, const float* __restrict bias) {
-  for (long row = 0; row < rows; ++row, x += width, residual += with_residual ? width : 0, y += width) {
-#pragma omp simd
-    for (long i = 0; i < width; ++i) {
-      float z = affine(load(x + i) - mean[i], scale[i], bias[i]);
-      if (with_residual) z += load(residual + i);
-      if (activation == kRelu) z = z < 0.0f ? 0.0f : z;  // NaN stays NaN
+void write_output(const T* x, const T* residual, T* y, long groups, long width, const float* mean, const float* scale,
+                  const float* bias) {
+  for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
+    const Vector means = load(mean + i), scales = load(scale + i), biases = load(bias + i);
+    for (long k = 0; k < count; ++k) {
+      const long at = first + k * width;
+      Vector z = affine(load(x + at, part) - means, scales, biases);
+      if (with_residual) z += load(residual + at, part);
+      if (activation == kRelu) z = z < 0.0f ? Vector{} : z;  // NaN stays NaN
       if (activation == kGelu) z = gelu(z);
-      store(y + i, z);
+      store(y + at, z, part);
     }
-  }
+  });
 }
 
 // How g, the gradient before the activation, comes from dy, and what `other` is: nothing; ReLU's sign from x; from its
@@ -203,43 +291,51 @@ enum Slope { kOne, kReluOfInput, kReluOfOutput, kGeluOfInput, kGeluOfSum };
 // Whether g is written: it is the residual's gradient.
 constexpr bool writes_g(Slope slope) { return slope == kReluOfOutput || slope == kGeluOfSum; }
 
+// g, where z = affine(centred, scale, bias) and `other` is given if writes_g(how).
+template <Slope how>
+inline Vector before_activation(Vector dy, Vector centred, Vector scale, Vector bias, Vector other) {
+  if (how == kReluOfInput) return affine(centred, scale, bias) > 0.0f ? dy : Vector{};
+  if (how == kReluOfOutput) return other > 0.0f ? dy : Vector{};
+  if (how == kGeluOfInput) return dy * gelu_slope(affine(centred, scale, bias));
+  if (how == kGeluOfSum) return dy * gelu_slope(affine(centred, scale, bias) + other);
+  return dy;
+}
+
 // Sums of g and of g * (x - mean).
 template <class T, Slope how>
-void add_gradient_sums(const T* __restrict dy, const T* __restrict x, const T* __restrict other, T* __restrict masked,
-                       long rows, long width, const float* __restrict mean, const float* __restrict scale,
-                       const float* __restrict bias, float* __restrict sum, float* __restrict product) {
-  for (long row = 0; row < rows; ++row, dy += width, x += width) {
-#pragma omp simd
-    for (long i = 0; i < width; ++i) {
-      const float centred = load(x + i) - mean[i];
-      float g = load(dy + i);
-      if (how == kReluOfInput) g = affine(centred, scale[i], bias[i]) > 0.0f ? g : 0.0f;
-      if (how == kReluOfOutput) g = load(other + i) > 0.0f ? g : 0.0f;
-      if (how == kGeluOfInput) g *= gelu_slope(affine(centred, scale[i], bias[i]));
-      if (how == kGeluOfSum) g *= gelu_slope(affine(centred, scale[i], bias[i]) + load(other + i));
-      if (writes_g(how)) store(masked + i, g);
-      sum[i] += g;
-      product[i] += g * centred;
+void add_gradient_sums(const T* dy, const T* x, const T* other, T* masked, long groups, long width, const float* mean,
+                       const float* scale, const float* bias, float* sum, float* product) {
+  for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
+    const Vector means = load(mean + i), scales = load(scale + i), biases = load(bias + i);
+    Vector a[count()], b[count()];
+    for (long k = 0; k < count; ++k) {
+      const long at = first + k * width;
+      const Vector centred = load(x + at, part) - means;
+      const Vector others = writes_g(how) ? load(other + at, part) : Vector{};
+      const Vector g = before_activation<how>(load(dy + at, part), centred, scales, biases, others);
+      if (writes_g(how)) store(masked + at, g, part);
+      a[k] = g;
+      b[k] = g * centred;
     }
-    if (writes_g(how)) other += width, masked += width;
-  }
+    add_to(sum + i, total(a), part);
+    add_to(product + i, total(b), part);
+  });
 }
 
 // dx = scale * g + slope * (x - mean) + offset
 template <class T, Slope how>
-void write_input_gradient(const T* __restrict dy, const T* __restrict x, T* __restrict dx, long rows, long width,
-                          const float* __restrict mean, const float* __restrict scale, const float* __restrict bias,
-                          const float* __restrict slope, const float* __restrict offset) {
-  for (long row = 0; row < rows; ++row, dy += width, x += width, dx += width) {
-#pragma omp simd
-    for (long i = 0; i < width; ++i) {
-      const float centred = load(x + i) - mean[i];
-      float g = load(dy + i);
-      if (how == kReluOfInput) g = affine(centred, scale[i], bias[i]) > 0.0f ? g : 0.0f;
-      if (how == kGeluOfInput) g *= gelu_slope(affine(centred, scale[i], bias[i]));
-      store(dx + i, scale[i] * g + (slope[i] * centred + offset[i]));
+void write_input_gradient(const T* dy, const T* x, T* dx, long groups, long width, const float* mean,
+                          const float* scale, const float* bias, const float* slope, const float* offset) {
+  for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
+    const Vector means = load(mean + i), scales = load(scale + i), biases = load(bias + i);
+    const Vector slopes = load(slope + i), offsets = load(offset + i);
+    for (long k = 0; k < count; ++k) {
+      const long at = first + k * width;
+      const Vector centred = load(x + at, part) - means;
+      const Vector g = before_activation<how>(load(dy + at, part), centred, scales, biases, Vector{});
+      store(dx + at, scales * g + (slopes * centred + offsets), part);
     }
-  }
+  });
 }
 
 template <class T>
@@ -270,7 +366,7 @@ void forward_training(const T* x, const T* residual, T* y, long rows, long chann
   const long samples = std::min(rows, kShiftSamples);
   for (long sample = 0; sample < samples; ++sample) {
     const T* row = x + rows * sample / samples * channels;
-    for (long c = 0; c < channels; ++c) shift[c] += load(row + c) / samples;
+    for (long c = 0; c < channels; ++c) shift[c] += as_float(row[c]) / samples;
   }
   const std::vector<float> shifts = tiling.repeated(shift.data()), biases = tiling.repeated(bias);
   std::vector<double> sums(tiling.parts * channels, 0.0), squares(tiling.parts * channels, 0.0);

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thriftnet.kernels.convolution import Conv2d
+from thriftnet.kernels.dropout import Dropout
 from thriftnet.kernels.norm_act_add import norm_act_add
 
 Activation = Callable[[Tensor], Tensor]
@@ -142,7 +143,7 @@ class BasicBlock(ResidualBlock):
         super().__init__(width, style)
         self.conv1 = conv(in_width, width, 3, style, stride)
         self.norm1 = norm(width, style)
-        self.dropout = nn.Dropout(style.dropout) if style.dropout else None
+        self.dropout = Dropout(style.dropout) if style.dropout else None
         self.conv2 = conv(width, width, 3, style)
         self.norm2 = norm(width, style)
         self._add_tail(in_width, stride, style)
@@ -166,7 +167,7 @@ class PreactivationBlock(ResidualBlock):
         self.norm1 = None if style.activated_input else norm(in_width, style)
         self.conv1 = conv(in_width, width, 3, style, stride)
         self.norm2 = norm(width, style)
-        self.dropout = nn.Dropout(style.dropout) if style.dropout else None
+        self.dropout = Dropout(style.dropout) if style.dropout else None
         self.conv2 = conv(width, width, 3, style)
         self._add_tail(in_width, stride, style)
 
@@ -195,7 +196,7 @@ class Bottleneck(ResidualBlock):
         self.norm1 = norm(width, style)
         self.conv2 = conv(width, width, 3, style, stride, groups=style.groups)
         self.norm2 = norm(width, style)
-        self.dropout = nn.Dropout(style.dropout) if style.dropout else None
+        self.dropout = Dropout(style.dropout) if style.dropout else None
         self.conv3 = conv(width, self.out_width, 1, style)
         self.norm3 = norm(self.out_width, style)
         self._add_tail(in_width, stride, style)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
+from thriftnet.kernels.dropout import Dropout
+from thriftnet.kernels.max_pool import MaxPool2d
 from thriftnet.kernels.norm_act_add import norm_act_add
 from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv, norm
 from thriftnet.models.stem import stem_layers
@@ -32,7 +34,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = convolution
         self.norm = norm
-        self.pool = nn.MaxPool2d(2) if pool else None
+        self.pool = MaxPool2d(2) if pool else None
         self.pool_first = pool_first
         self.activation = style.activation
 
@@ -84,7 +86,7 @@ class ResNet9(nn.Module):
                 features.append(Residual(width, depth, style))
         self.features = nn.Sequential(*features)
         self.pool = nn.AdaptiveMaxPool2d(1)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.linear = nn.Linear(width, num_classes)
         self.logit_scale = model.logit_scale
 

@@ -59,7 +59,7 @@ ORIGINAL_PIXELS = ("cifar-python", "cifar-binary")  # the layouts in which CIFAR
 def draw_training_figures(run: Run, data: TrainingData) -> None:
     """Curves, learning rate and an augmented batch into the run's `figures/`. Raises StorageError."""
     batch = _augmented_batch(run, data)
-    with run.folder.only_writer():
+    with run.folder.after_training(), run.folder.only_writer():
         _write_arrays(run, "augmented-batch", asdict(batch))
         _save(run, "augmented-batch", draw_augmented_batch(batch))
         _save(run, "curves", draw_curves(_curves(run)))

@@ -11,11 +11,11 @@ import secrets
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from thriftnet import recipe as recipes
-from thriftnet.errors import RunFolderError
+from thriftnet.errors import RunFolderError, StorageError
 from thriftnet.inference import Measurement
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.build import build_on_meta
@@ -52,8 +52,9 @@ def tracked(
     except BaseException:
         shown.trackers.close(failed=True)
         raise
-    shown.finish()
-    shown.trackers.close(failed=False)
+    with run.folder.after_training():
+        shown.finish()
+        shown.trackers.close(failed=False)
 
 
 def track_evaluation(measurement: Measurement) -> None:
@@ -251,7 +252,8 @@ class _Trackers:
         failure = f"tracking by {name} failed in {doing} ({reason}); the run goes on without it and loses nothing"
         print(f"thriftnet: {failure}", file=sys.stderr)
         self.failures.append(failure)
-        self.run.folder.log("tracking failed", tracker=name, doing=doing, reason=reason)
+        with suppress(StorageError):  # on a full disk: it was just said, and a run ends by its own files alone
+            self.run.folder.log("tracking failed", tracker=name, doing=doing, reason=reason)
 
     def _read_state(self) -> dict[str, Any]:
         if not self.run.folder.has(STATE):

@@ -153,6 +153,17 @@ class RunFolder:
     def resume_command(self) -> str:
         return f"thriftnet train --resume {shlex.quote(str(self.path))}"
 
+    @contextmanager
+    def after_training(self) -> Iterator[None]:
+        """Around what is written when a training is over: a StorageError then says so, and what goes on."""
+        try:
+            yield
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; the training is finished and its weights are saved; for what is missing go on with: "
+                f"{self.resume_command}"
+            ) from None
+
     def write_recipe(self, recipe: RecipeConfig) -> None:
         self._write("recipe.toml", recipes.to_toml(recipe))
 
