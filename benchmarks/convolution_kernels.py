@@ -36,8 +36,8 @@ from thriftnet.runtime import Runtime
 
 RECIPES = (*NETWORKS, "fast")
 PASSES = ("forward", "input gradient", "weight gradient")
-SECONDS_A_SHAPE = 7
-SECONDS_A_STEP = 60
+SECONDS_A_SHAPE = 3
+SECONDS_A_STEP = 30
 SECONDS = 75 * SECONDS_A_SHAPE + len(RECIPES) * SECONDS_A_STEP
 
 
