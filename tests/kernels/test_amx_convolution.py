@@ -69,6 +69,7 @@ SHAPES = [
     Shape(33, 32, 48, 32, 31, stride=2),  # in bands
     Shape(33, 42, 84, 8, 7, kernel=1, stride=2, padding=0),
     Shape(16, 16, 20, 1, 9, kernel=1, stride=2, padding=0),
+    Shape(33, 42, 84, 16, 12, kernel=1, stride=2, padding=0),
     # 1x1: one matrix product
     Shape(33, 84, 42, 4, 4, kernel=1, padding=0),
     Shape(40, 70, 17, 12, 16, kernel=1, padding=0),
@@ -390,7 +391,9 @@ ALL_PASSES = ["output", "input_gradient", "weight_gradient"]
         (PLAIN._replace(height=31, stride=2), ALL_PASSES),
         (PLAIN._replace(height=31, groups=2), ALL_PASSES),
         (PLAIN._replace(kernel=1, padding=0), ["weight_gradient"]),
-        (PLAIN._replace(kernel=1, padding=0, stride=2), ALL_PASSES),
+        (PLAIN._replace(kernel=1, padding=0, stride=2), ALL_PASSES),  # the output has 4 rows
+        (PLAIN._replace(kernel=1, padding=0, stride=2, height=9), ["input_gradient", "weight_gradient"]),
+        (PLAIN._replace(kernel=1, padding=0, stride=2, height=9, groups=2), ALL_PASSES),
     ],
     ids=str,
 )
