@@ -11,6 +11,7 @@ and the gradient of the weights are float32, where torch rounds that to bfloat16
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,18 @@ def has_matrix_units() -> bool:
 
 def prepare() -> None:
     """Compile the kernel where it is not in the cache. Raises KernelsUnavailable, also without AMX."""
+    _library()
+
+
+@cache
+def _library() -> ctypes.CDLL:
     library = load_kernels("amx_convolution")
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, f"amx_{name}")
         function.argtypes, function.restype = [*arguments, _INT], _INT
     if library.amx_prepare():
         raise KernelsUnavailable("the system does not let this process use the matrix units (AMX); update its kernel")
+    return library
 
 
 def suits(x: Tensor, layer: nn.Conv2d) -> bool:
@@ -87,7 +94,7 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
 def _call(name: str, *arguments: Tensor | ctypes.Array[ctypes.c_long] | None) -> None:
     """Call the C function with tensors as pointers, in as many threads as torch uses. Raises MemoryError."""
     plain = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    if getattr(load_kernels("amx_convolution"), f"amx_{name}")(*plain, torch.get_num_threads()):
+    if getattr(_library(), f"amx_{name}")(*plain, torch.get_num_threads()):
         raise MemoryError("no memory for a convolution's workspace")
 
 
