@@ -33,7 +33,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 GROUPS = {
     "convolution": r"conv|winograd",
     "normalisation": r"norm",
-    "activation and addition": r"relu|gelu|silu|threshold|clamp_min|dropout|aten::add(_|\.|$)|sigmoid|_pool",
+    "activation and addition": r"relu|gelu|silu|threshold|clamp_min|dropout|aten::add(_|\.|$)|sigmoid|pool",
     "casts and copies": r"aten::(_to_copy|to|copy_|clone|contiguous)$",
 }
 OPTIMIZER_VALUES = {"sgd": 5, "adam": 7, "adamw": 7}

@@ -27,6 +27,8 @@ MACHINE = {"matrix_gflops": {"fp32": 1.0, "bf16": 4.0}, "memory_gb_per_s": 1.0}
         ("aten::threshold_backward", "activation and addition"),
         ("aten::add.Tensor", "activation and addition"),
         ("aten::add_", "activation and addition"),
+        ("_MaxPool", "activation and addition"),
+        ("_DropoutBackward", "activation and addition"),
         ("aten::addmm", None),
         ("aten::_to_copy", "casts and copies"),
         ("aten::index", None),
