@@ -15,7 +15,7 @@ from tests.training.conftest import TinySource
 from thriftnet.config import ModelConfig, OptimizerConfig, RuntimeConfig
 from thriftnet.data.normalize import as_float
 from thriftnet.kernels import norm_act_add as module
-from thriftnet.kernels.norm_act_add import norm_act_add, use_kernels
+from thriftnet.kernels.norm_act_add import norm_act_add, shortcut_of, use_kernels
 from thriftnet.models.build import build_model
 from thriftnet.optim.build import build_optimizer
 from thriftnet.runtime import resolve
@@ -272,6 +272,66 @@ def test_frozen_input_and_frozen_scale() -> None:
     norm_act_add(x, reference, F.relu).pow(2).sum().backward()
     assert norm.weight.grad is None
     torch.testing.assert_close(norm.bias.grad, reference.bias.grad)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", [F.relu, F.gelu])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("readers", [(True, False), (False, True), (True, True)])
+def test_two_readers_have_gradients_of_their_own(
+    shape: tuple[int, ...], activation: Callable[[Tensor], Tensor], dtype: torch.dtype, readers: tuple[bool, bool]
+) -> None:
+    norm, residual = norm_layer(shape[1]), values(shape, dtype, seed=2)
+    gradients_of = [values(shape, dtype, seed=3 + reader) if readers[reader] else None for reader in range(2)]
+    found, exact = [], []
+    for layer, kept, exactly in ((with_kernels(norm), found, False), (norm.double(), exact, True)):
+        x, added = (each.double() if exactly else each for each in (values(shape, dtype, seed=1), residual))
+        x, added = x.clone().requires_grad_(), added.clone().requires_grad_()
+        y = norm_act_add(x, layer, activation, lambda added=added: added)
+        second = shortcut_of(y)
+        assert (second is y) is exactly
+        assert torch.equal(second, y)
+        pairs = [(each, dy) for each, dy in zip((y, second), gradients_of, strict=True) if dy is not None]
+        torch.autograd.backward([each for each, _ in pairs], [dy.to(x.dtype) for _, dy in pairs])
+        kept += [x.grad, added.grad, layer.weight.grad, layer.bias.grad]
+    for mine, theirs, atol in zip(found[:2], exact[:2], (2**-8, 1e-3), strict=True):  # dx as in the test above
+        tolerance = {"rtol": 2**-8, "atol": atol} if dtype == torch.bfloat16 else TOLERANCE[dtype]
+        scale = float(theirs.abs().max().clamp(min=1))
+        torch.testing.assert_close(mine.double(), theirs, rtol=tolerance["rtol"], atol=tolerance["atol"] * scale)
+    for mine, theirs in zip(found[2:], exact[2:], strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_blocks_in_a_row_leave_no_addition_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of a block's branch and of its shortcut, identity or projection, meet in the kernel."""
+    split: list[bool] = []
+    call = module._call
+
+    def record(name: str, *arguments: Any) -> None:
+        if name == "backward":
+            split.append(arguments[2] is not None)
+        call(name, *arguments)
+
+    model = {"stem": {"width": 16}, "widths": [16, 24], "blocks": [2, 2], "strides": [1, 2]}
+    network = build_model(ModelConfig.model_validate(model), 3, 10).to(memory_format=torch.channels_last)
+    use_kernels(network)
+    monkeypatch.setattr(module, "_call", record)
+    images = values((4, 3, 8, 8), torch.float32, seed=0)
+    network(images).square().sum().backward()
+    found = [parameter.grad.clone() for parameter in network.parameters()]
+    # Backwards: of the last block nobody reads twice; its branch, the block before and so on; the stem adds nothing.
+    assert sum(split) == 3
+    monkeypatch.undo()
+    network.zero_grad()
+    plain = copy.deepcopy(network).double()
+    plain(images.double()).square().sum().backward()
+    for mine, theirs in zip(found, plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.double(), theirs.grad, rtol=1e-3, atol=1e-3 * float(theirs.grad.abs().max()))
+
+
+def test_without_a_residual_there_is_one_reader() -> None:
+    y = norm_act_add(values((2, 16, 1, 3), torch.float32, seed=1), with_kernels(norm_layer(16)), F.relu)
+    assert shortcut_of(y) is y
 
 
 def hooked(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

@@ -365,10 +365,10 @@ inline Vector before_activation(Vector dy, Vector centred, Vector scale, Vector 
   return dy;
 }
 
-// Sums of g and of g * (x - mean).
-template <class T, Slope how>
-void add_gradient_sums(const T* dy, const T* x, const T* other, T* masked, long groups, long width, const float* mean,
-                       const float* scale, const float* bias, float* sum, float* product) {
+// Sums of g and of g * (x - mean). With `split`, dy is the sum of `dy` and `dy_too`.
+template <class T, Slope how, bool split>
+void add_gradient_sums(const T* dy, const T* dy_too, const T* x, const T* other, T* masked, long groups, long width,
+                       const float* mean, const float* scale, const float* bias, float* sum, float* product) {
   for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
     const Vector means = load(mean + i), scales = load(scale + i), biases = load(bias + i);
     Vector a[count()], b[count()];
@@ -376,7 +376,9 @@ void add_gradient_sums(const T* dy, const T* x, const T* other, T* masked, long 
       const long at = first + k * width;
       const Vector centred = load(x + at, part) - means;
       const Vector others = writes_g(how) ? load(other + at, part) : Vector{};
-      const Vector g = before_activation<how>(load(dy + at, part), centred, scales, biases, others);
+      Vector whole = load(dy + at, part);
+      if (split) whole += load(dy_too + at, part);
+      const Vector g = before_activation<how>(whole, centred, scales, biases, others);
       if (writes_g(how)) store(masked + at, g, part);
       a[k] = g;
       b[k] = g * centred;
@@ -489,10 +491,11 @@ void forward_fixed(const T* x, const T* residual, T* y, long rows, long channels
 }
 
 // `masked` receives g where it is written, which is what the second pass then reads.
-template <class T, Slope how>
-void backward(const T* dy, const T* x, const T* other, T* dx, T* masked, long rows, long channels, const float* mean,
-              const float* scale, const float* inverse_std, const float* bias, float* dweight, float* dbias,
-              int threads) {
+template <class T, Slope how, bool split = false>
+void backward(const T* dy, const T* dy_too, const T* x, const T* other, T* dx, T* masked, long rows, long channels,
+              const float* mean, const float* scale, const float* inverse_std, const float* bias, float* dweight,
+              float* dbias, int threads) {
+  static_assert(!split || writes_g(how), "the second pass reads one gradient");
   const Tiling tiling(rows, channels);
   const std::vector<float> means = tiling.repeated(mean), scales = tiling.repeated(scale);
   const std::vector<float> biases = tiling.repeated(bias);
@@ -506,9 +509,9 @@ void backward(const T* dy, const T* x, const T* other, T* dx, T* masked, long ro
       for_each_run(
           tiling, part,
           [&](long at, long count, long width) {
-            add_gradient_sums<T, how>(dy + at, x + at, other ? other + at : nullptr, masked ? masked + at : nullptr,
-                                      count, width, means.data(), scales.data(), biases.data(), sum.data(),
-                                      product.data());
+            add_gradient_sums<T, how, split>(dy + at, split ? dy_too + at : nullptr, x + at,
+                                             other ? other + at : nullptr, masked ? masked + at : nullptr, count, width,
+                                             means.data(), scales.data(), biases.data(), sum.data(), product.data());
           },
           [&] {
             flush(tiling, sum, sums.data() + part * channels);
@@ -548,14 +551,19 @@ void backward(const T* dy, const T* x, const T* other, T* dx, T* masked, long ro
 }
 
 template <class T>
-void backward_any(const void* dy, const void* x, const void* other, void* dx, void* masked, long rows, long channels,
-                  int activation, const float* mean, const float* scale, const float* inverse_std, const float* bias,
-                  float* dweight, float* dbias, int threads) {
-  const auto run = activation == kRelu   ? (other ? backward<T, kReluOfOutput> : backward<T, kReluOfInput>)
-                   : activation == kGelu ? (other ? backward<T, kGeluOfSum> : backward<T, kGeluOfInput>)
-                                         : backward<T, kOne>;
-  run(static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(other), static_cast<T*>(dx),
-      static_cast<T*>(masked), rows, channels, mean, scale, inverse_std, bias, dweight, dbias, threads);
+void backward_any(const void* dy, const void* dy_too, const void* x, const void* other, void* dx, void* masked,
+                  long rows, long channels, int activation, const float* mean, const float* scale,
+                  const float* inverse_std, const float* bias, float* dweight, float* dbias, int threads) {
+  const auto choose = [&](auto whole, auto split) { return dy_too ? split : whole; };
+  const auto run =
+      activation == kRelu
+          ? (other ? choose(backward<T, kReluOfOutput>, backward<T, kReluOfOutput, true>) : backward<T, kReluOfInput>)
+      : activation == kGelu
+          ? (other ? choose(backward<T, kGeluOfSum>, backward<T, kGeluOfSum, true>) : backward<T, kGeluOfInput>)
+          : backward<T, kOne>;
+  run(static_cast<const T*>(dy), static_cast<const T*>(dy_too), static_cast<const T*>(x), static_cast<const T*>(other),
+      static_cast<T*>(dx), static_cast<T*>(masked), rows, channels, mean, scale, inverse_std, bias, dweight, dbias,
+      threads);
 }
 
 // Runs `work` and returns whether memory ran out. A C++ exception may not reach the caller, nor leave a team of threads:
@@ -607,13 +615,14 @@ int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y
 }
 
 // With a residual and an activation, `other` is ReLU's output or GELU's residual, and `masked` is where the residual's
-// gradient is written; else both are null. `dx` may be null.
-int norm_act_add_backward(int is_bf16, const void* dy, const void* x, const void* other, void* dx, void* masked,
+// gradient is written, and the gradient may come in two parts, `dy` and `dy_too`; else these three are null. `dx` may be
+// null.
+int norm_act_add_backward(int is_bf16, const void* dy, const void* dy_too, const void* x, const void* other, void* dx, void* masked,
                           long rows, long channels, int activation, const float* mean, const float* scale,
                           const float* inverse_std, const float* bias, float* dweight, float* dbias, int threads) {
   const auto run = is_bf16 ? backward_any<uint16_t> : backward_any<float>;
   return out_of_memory([&] {
-    run(dy, x, other, dx, masked, rows, channels, activation, mean, scale, inverse_std, bias, dweight, dbias, threads);
+    run(dy, dy_too, x, other, dx, masked, rows, channels, activation, mean, scale, inverse_std, bias, dweight, dbias, threads);
   });
 }
 }

@@ -21,6 +21,8 @@ from torch.autograd.function import once_differentiable
 from thriftnet.kernels.build import load_kernels
 
 _MARK = "uses_kernels"
+_SECOND = "for_shortcut"
+"""Attribute of an output: the same values for a second reader."""
 _CODES: dict[Any, int] = {None: 0, F.relu: 1, F.gelu: 2}
 """The activations that the kernel has, as norm_act_add.cpp numbers them."""
 _RELU, _GELU = _CODES[F.relu], _CODES[F.gelu]
@@ -28,7 +30,7 @@ _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, c
 _ARGUMENTS: dict[str, list[Any]] = {
     "training": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 4 + [_DOUBLE] * 2 + [_POINTER] * 3,
     "fixed": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 3,
-    "backward": [_INT] + [_POINTER] * 5 + [_LONG] * 2 + [_INT] + [_POINTER] * 6,
+    "backward": [_INT] + [_POINTER] * 6 + [_LONG] * 2 + [_INT] + [_POINTER] * 6,
 }
 
 
@@ -73,6 +75,15 @@ def norm_act_add(
     return out if activation is None else activation(out)
 
 
+def shortcut_of(x: Tensor) -> Tensor:
+    """x for the second of its two readers, a block's shortcut.
+
+    Where the kernel made x, this is a tensor of the same memory with a gradient of its own: the kernel takes both
+    gradients in, and torch need not go over memory once more to add them. Elsewhere it is x itself.
+    """
+    return getattr(x, _SECOND, x)
+
+
 def _suits(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     return (
         getattr(norm, _MARK, False)
@@ -98,9 +109,12 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | 
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         running_mean, running_var = norm.running_mean, norm.running_var
-    return _NormActAdd.apply(  # type: ignore[no-untyped-call]
+    y, second = _NormActAdd.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.bias, residual, running_mean, running_var, norm.momentum, norm.eps, activation
     )
+    if second is not None:
+        setattr(y, _SECOND, second)
+    return y
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> None:
@@ -142,7 +156,8 @@ class _NormActAdd(torch.autograd.Function):
         momentum: float,
         eps: float,
         activation: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """(the output, and where there is a residual to add its gradient to, the same values for a second reader)."""
         y = torch.empty_like(x)
         statistics = torch.empty(3, x.shape[1])  # mean, scale, 1 / standard deviation
         _call(
@@ -153,19 +168,23 @@ class _NormActAdd(torch.autograd.Function):
         # With a residual ReLU's slope is in y alone, and GELU's needs the residual; other layers keep both anyway.
         other = None if residual is None else {_RELU: y, _GELU: residual}.get(activation)
         ctx.save_for_backward(x, other, bias, statistics)
-        return y
+        ctx.set_materialize_grads(False)
+        if other is None:
+            return y, None
+        return y, torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())  # no view of it
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *parts: Tensor | None) -> tuple[Tensor | None, ...]:
         x, other, bias, statistics = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
+        dy, *rest = (part.contiguous(memory_format=torch.channels_last) for part in parts if part is not None)
+        dy_too = rest[0] if rest else None
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         masked = None if other is None else torch.empty_like(x)
         dweight, dbias = torch.empty_like(statistics[:2])
         _call(
-            "backward", x.dtype == torch.bfloat16, dy, x, other, dx, masked, *_layout(x), ctx.activation, *statistics,
-            bias, dweight, dbias,
+            "backward", x.dtype == torch.bfloat16, dy, dy_too, x, other, dx, masked, *_layout(x), ctx.activation,
+            *statistics, bias, dweight, dbias,
         )  # fmt: skip
         dresidual = None if not ctx.has_residual else dy if masked is None else masked
         return dx, dweight, dbias, dresidual, None, None, None, None, None

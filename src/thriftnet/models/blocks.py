@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from thriftnet.kernels.convolution import Conv2d
 from thriftnet.kernels.dropout import Dropout
-from thriftnet.kernels.norm_act_add import norm_act_add
+from thriftnet.kernels.norm_act_add import norm_act_add, shortcut_of
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -126,9 +126,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         def shortcut() -> Tensor:
             if self.shortcut is None:
-                return x
+                return shortcut_of(x)
             assert isinstance(self.shortcut, nn.Sequential)
-            return norm_act_add(self.shortcut[0](x), self.shortcut[1])
+            return norm_act_add(self.shortcut[0](shortcut_of(x)), self.shortcut[1])
 
         out, last_norm = self.branch(x)
         if self.se is None and self.stochastic_depth is None:

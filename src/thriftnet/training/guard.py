@@ -56,7 +56,7 @@ class Guard:
 
 def _any_not_finite(gradients: list[Tensor], may_ask: bool) -> Tensor:
     """float32, 0-d: 1 if a value of `gradients` is NaN or infinite, else 0; `may_ask`: the device is waited for."""
-    # On a CPU (measured) torch takes 16 times longer for the largest value than for the sum of squares, which is finite only if
+    # torch takes 16 times longer for the largest value than for the sum of squares (on a CPU), which is finite only if
     # every value is. Squares of large values overflow, so an infinite sum decides nothing yet.
     if may_ask and torch.stack(torch._foreach_norm(gradients)).isfinite().all():
         return torch.zeros(())
