@@ -7,7 +7,8 @@ Cold is what a user waits for: from the start of the process, so imports, readin
 --warm another process trains a few epochs first and then times a whole training, data included. The test split is
 opened once, after training; the curve is what the recipe itself evaluates after each epoch, and its label says which
 split that is. --versus runs another program in turns with ours, seed by seed; its last line of standard output must be
-a JSON object with `accuracy` (a fraction) and `seconds`.
+a JSON object with `accuracy` (a fraction) and `seconds`, of its training alone; ours then are compared too, without
+imports, reading of data and evaluation.
 """
 
 from __future__ import annotations
@@ -191,6 +192,7 @@ def summarize(rows: dict[str, Row], target: float | None) -> dict[str, Row]:
             "accuracy_sd": statistics.stdev(accuracies) if len(each) > 1 else None,
             "wall_s_median": statistics.median(row["wall_s"] for row in each),
             "cpu_s_median": statistics.median(row["cpu_s"] for row in each),
+            "training_s_median": statistics.median(row.get("epochs_s", row.get("seconds")) for row in each),
         }
         if target is not None:
             times = [reached(row, target) for row in each]
@@ -198,8 +200,8 @@ def summarize(rows: dict[str, Row], target: float | None) -> dict[str, Row]:
             summary["target_reached_wall_s"] = [found and found["wall_s"] for found in times]
         shared = [row for row in each if row["seed"] in other]
         if kind != VERSUS and shared:
-            for measure in ("wall_s", "cpu_s"):
-                ours, theirs = [row[measure] for row in shared], [other[row["seed"]][measure] for row in shared]
+            for measure, theirs_is in (("wall_s", "wall_s"), ("cpu_s", "cpu_s"), ("epochs_s", "seconds")):
+                ours, theirs = [row[measure] for row in shared], [other[row["seed"]][theirs_is] for row in shared]
                 summary[f"{measure}_ratio_to_versus"] = median_ratio(ours, theirs)
         found[kind] = summary
     return found
@@ -263,7 +265,7 @@ def main() -> None:
     rows = {key: store.rows[key] for key, _ in asked if key in store.rows}
     summary = summarize(rows, options.target)
     print_table(
-        ["", "seeds", "test accuracy", "wall s", "CPU s", "CPU s / versus"],
+        ["", "seeds", "test accuracy", "wall s", "CPU s", "training s", "CPU s / versus", "training s / versus"],
         [
             (
                 kind,
@@ -271,7 +273,11 @@ def main() -> None:
                 f"{each['accuracy_mean']:.2%}" + (f" ± {each['accuracy_sd']:.2%}" if each["accuracy_sd"] else ""),
                 f"{each['wall_s_median']:,.1f}",
                 f"{each['cpu_s_median']:,.1f}",
-                f"{each['cpu_s_ratio_to_versus']:.2f}" if "cpu_s_ratio_to_versus" in each else "-",
+                f"{each['training_s_median']:,.1f}",
+                *(
+                    f"{each[ratio]:.2f}" if ratio in each else "-"
+                    for ratio in ("cpu_s_ratio_to_versus", "epochs_s_ratio_to_versus")
+                ),
             )
             for kind, each in summary.items()
         ],
