@@ -29,7 +29,7 @@ constexpr long kParts = 64, kLeastGroups = 128;  // a part's sums cost about as 
 constexpr long kFlushGroups = 64;  // after this many values a float sum goes into a double
 constexpr long kGroupWidth = 256;  // rows of few channels are taken together until the inner loop is this long
 constexpr long kShiftSamples = 8;
-constexpr long kAheadBytes = 2048;  // a tensor is fetched this far ahead; the processor itself stops at the end of a page
+constexpr long kAheadBytes = 2048;  // tensors are fetched so far ahead; the processor itself stops at the end of a page
 constexpr long kUnrolledGroups = 2;  // taken side by side, so that a channel's parameters and sums are loaded once
 
 #if defined(__AVX512F__)
