@@ -29,6 +29,7 @@ constexpr long kParts = 64, kLeastGroups = 128;  // a part's sums cost about as 
 constexpr long kFlushGroups = 64;  // after this many values a float sum goes into a double
 constexpr long kGroupWidth = 256;  // rows of few channels are taken together until the inner loop is this long
 constexpr long kShiftSamples = 8;
+constexpr long kAheadBytes = 2048;  // tensors are fetched so far ahead; the processor itself stops at the end of a page
 constexpr long kUnrolledGroups = 2;  // taken side by side, so that a channel's parameters and sums are loaded once
 
 #if defined(__AVX512F__)
@@ -91,7 +92,7 @@ inline void store(uint16_t* p, Vector value) {
   std::memcpy(p, &halves, sizeof halves);
 }
 
-// How much of a vector there is: all of it, or what is left at the very end of a tensor.
+// How much of a tensor's vector there is: all of it, or what is left at the very end.
 struct Whole {};
 struct Rest {
   long values;
@@ -99,6 +100,7 @@ struct Rest {
 
 template <class T>
 inline Vector load(const T* p, Whole) {
+  __builtin_prefetch(reinterpret_cast<const char*>(p) + kAheadBytes);
   return load(p);
 }
 
@@ -111,6 +113,7 @@ inline Vector load(const T* p, Rest rest) {
 
 template <class T>
 inline void store(T* p, Vector value, Whole) {
+  __builtin_prefetch(reinterpret_cast<const char*>(p) + kAheadBytes, 1);
   store(p, value);
 }
 
@@ -124,10 +127,8 @@ inline void store(T* p, Vector value, Rest rest) {
 inline Vector total(const Vector (&a)[1]) { return a[0]; }
 inline Vector total(const Vector (&a)[2]) { return a[0] + a[1]; }
 
-template <class Part>
-inline void add_to(float* p, Vector value, Part part) {
-  store(p, load(p) + value, part);
-}
+inline void add_to(float* p, Vector value, Whole) { store(p, load(p) + value); }
+inline void add_to(float* p, Vector value, Rest rest) { store(p, load(p) + value, rest); }
 
 // Forward and backward must agree on the sign of z, so that the mask of one is that of the other: not left to what the
 // compiler makes of each place.
@@ -146,8 +147,8 @@ enum Activation { kNone, kRelu, kGelu };
 #if defined(__AVX512F__)
 
 // A smooth function that is 0 below -6 and 1 above, to 6e-8: polynomials on segments of 13/32 around the multiples of
-// that, through six Chebyshev nodes each. An instruction picks each lane's coefficient out of 32, which costs a third of
-// an exponential function and a division.
+// that, through six Chebyshev nodes each. An instruction picks each lane's coefficient out of 32, which costs less
+// than half of an exponential function and a division.
 class Step {
  public:
   explicit Step(double (*f)(double)) {
@@ -246,7 +247,7 @@ inline Vector gelu_slope(Vector z) {
 
 #endif
 
-// How the rows are taken: `per_group` rows side by side are one group of `width` values, which are whole vectors; groups
+// How the rows are taken: `per_group` rows side by side are one group of `width` values, whole vectors of them; groups
 // are dealt out in parts, and the `tail` of values that fill no group comes last.
 struct Tiling {
   long rows, channels, per_group, width, groups, tail, parts;
