@@ -192,7 +192,7 @@ def summarize(rows: dict[str, Row], target: float | None) -> dict[str, Row]:
             "accuracy_sd": statistics.stdev(accuracies) if len(each) > 1 else None,
             "wall_s_median": statistics.median(row["wall_s"] for row in each),
             "cpu_s_median": statistics.median(row["cpu_s"] for row in each),
-            "training_s_median": statistics.median(row.get("epochs_s", row.get("seconds")) for row in each),
+            "training_s_median": statistics.median(row["epochs_s" if "epochs_s" in row else "seconds"] for row in each),
         }
         if target is not None:
             times = [reached(row, target) for row in each]

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,9 @@ from thriftnet.kernels.build import KernelsUnavailable
 from thriftnet.kernels.norm_act_add import prepare, use_kernels
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_MADV_HUGEPAGE = 14  # of mman.h
+_HEAP_BYTES = 8 << 30
+"""How much of the heap is asked to be of huge pages: as much as a training of small images takes."""
 
 COMPILING_PAYS_FLOP = 2e16
 """Not measured yet: at 100 TFLOP/s this is 200 s; compiling takes about 40 s and is expected to save a quarter."""
@@ -331,7 +335,31 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     # Any positive threshold is too low for somebody: above 2 GB, which 1,000 images free at once, it would trim again.
-    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))
+    kept = bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))
+    if kept:
+        _ask_for_huge_pages()
+    return kept
+
+
+@cache
+def _ask_for_huge_pages() -> None:
+    """Let the system back the heap with pages of 2 MB where it can: fewer translations, and prefetching goes on longer.
+
+    Once a process, since the heap grows by what is asked for; no memory is taken until it is written to. Where the
+    system has no such pages, or not so much address space is allowed, nothing changes.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = min(_HEAP_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    start = libc.malloc(size)
+    if start is None:
+        return
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    aligned = -(-start // page_bytes) * page_bytes
+    libc.madvise(aligned, (start + size - aligned) // page_bytes * page_bytes, _MADV_HUGEPAGE)
+    libc.free(start)  # it stays a part of the heap, as everything that is freed
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
