@@ -56,9 +56,9 @@ class Epochs(Rounds):
 
 
 def round_recipe(recipe: RecipeConfig, rounds: int, runtime: dict[str, Any] | None = None) -> RecipeConfig:
-    """The recipe for `rounds` epochs that are training alone: nothing held out, nothing evaluated."""
+    """The recipe for `rounds` epochs that are training alone: nothing held out or evaluated, images of full size."""
     changes: dict[str, dict[str, Any]] = {
-        "training": {"epochs": rounds, "selection": "last", "early_stopping_epochs": None},
+        "training": {"epochs": rounds, "selection": "last", "early_stopping_epochs": None, "progressive": []},
         "data": {"validation_images": 0, "train_images": None},
         "optimizer": {"lr": 1e-4},
         "runtime": runtime or {},

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,6 +219,39 @@ def faults():
 before = [faults() for _ in range(8)][-1]  # small blocks between large ones can spoil the first places
 print([faults() for _ in range(8)][-1] - before < 4000)
 """
+
+
+HUGE_PAGES = """
+import re, resource, sys, torch
+from thriftnet.runtime import keep_freed_memory
+keep_freed_memory()
+def kilobytes(name):
+    return int(re.search(name + r": +([0-9]+) kB", open("/proc/self/smaps_rollup").read()).group(1))
+size = lambda: int(re.search(r"VmSize:\\s+([0-9]+) kB", open("/proc/self/status").read()).group(1))
+before, resident = size(), kilobytes("Rss")
+for _ in range(3):
+    keep_freed_memory()
+print(size() == before, resident < 1_000_000)  # the heap grows once, and only in addresses
+kept = torch.ones(25_000_000)
+print(kilobytes("AnonHugePages") > 50_000)
+"""
+
+
+def _huge_pages_are_given() -> bool:
+    try:
+        text = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "[madvise]" in text or "[always]" in text
+
+
+@pytest.mark.skipif(not _huge_pages_are_given(), reason="the system has no transparent huge pages")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_the_heap_is_of_huge_pages() -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRE"))}
+    command = [sys.executable, "-c", HUGE_PAGES]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout
+    assert output.split() == ["True", "True", "True"]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
