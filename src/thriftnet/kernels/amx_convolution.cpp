@@ -44,7 +44,7 @@ constexpr long kRows = 16, kInside = 32, kTile = kRows * kInside;  // of a tile;
 constexpr long kImages = 2 * kRows;                                 // a block of images
 static_assert(kImages == kInside, "the weights' gradient sums over a block of images");
 
-// Bytes of packed rows at a time, measured with 2 MB of L2 a core.
+// Bytes of packed rows at a time, for 2 MB of L2 a core; other sizes have not been tried.
 constexpr long kBandBytes = 768 << 10, kSharedBandBytes = 4 << 20;
 // The weights' gradient of few channels is summed in parts, each by one thread on its own; of many, where every part
 // would need sums as large as the weights, by all threads together.

@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from thriftnet.kernels.build import KernelsUnavailable, load_kernels
 
-# Measured with batches of 64 to 1000 images and one and two threads. The rule knows shapes only, so that a resumed run
-# chooses as the first did.
+# Measured with batches of 64 to 1000 images on one thread. The rule knows shapes only, so that a resumed run chooses as
+# the first did.
 MIN_CHANNELS = 16
 MIN_IMAGES = 16
 """A row of the matrix units is an image; half of the rows of a block of 32 are used at least."""
