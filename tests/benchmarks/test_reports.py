@@ -157,6 +157,7 @@ ROW = {
     "accuracy": 0.92,
     "wall_s": 50.0,
     "cpu_s": 90.0,
+    "epochs_s": 40.0,
     "seed": 0,
     "curve_split": "validation",
     "curve": [
@@ -176,14 +177,16 @@ def test_seeds_are_summed_up_against_the_other_program():
     rows = {
         "fast, cold, seed 0": ROW,
         "fast, cold, seed 1": ROW | {"seed": 1, "accuracy": 0.94, "cpu_s": 110.0},
-        "versus, seed 0": {"accuracy": 0.9, "wall_s": 100.0, "cpu_s": 180.0, "seed": 0},
-        "versus, seed 1": {"accuracy": 0.9, "wall_s": 100.0, "cpu_s": 110.0, "seed": 1},
+        "versus, seed 0": {"accuracy": 0.9, "wall_s": 100.0, "cpu_s": 180.0, "seconds": 80.0, "seed": 0},
+        "versus, seed 1": {"accuracy": 0.9, "wall_s": 100.0, "cpu_s": 110.0, "seconds": 50.0, "seed": 1},
     }
     found = time_to_accuracy.summarize(rows, 0.93)
     ours = found["fast, cold"]
     assert ours["accuracy_mean"] == pytest.approx(0.93)
     assert ours["accuracy_sd"] == pytest.approx(0.02**0.5 / 10)
     assert ours["cpu_s_ratio_to_versus"] == pytest.approx(0.75)
+    assert ours["epochs_s_ratio_to_versus"] == pytest.approx(0.65)  # training alone: 40/80 and 40/50
+    assert (ours["training_s_median"], found["versus"]["training_s_median"]) == (40.0, 65.0)
     assert ours["target_reached_wall_s"] == [None, 50.0]
     assert "cpu_s_ratio_to_versus" not in found["versus"]
     assert len(time_to_accuracy.draw(rows, 0.93).axes) == 2
