@@ -62,12 +62,13 @@ def gradients(
     residual: Tensor | None,
     dy: Tensor,
     activation: Callable[[Tensor], Tensor] | None,
+    after: bool = False,
 ) -> dict[str, Tensor | None]:
     """Everything that a forward and a backward pass leave behind."""
     dtype = torch.float64 if norm.weight.dtype == torch.float64 else x.dtype
     x = x.detach().to(dtype).requires_grad_()
     added = None if residual is None else residual.detach().to(dtype).requires_grad_()
-    y = norm_act_add(x, norm, activation, None if added is None else lambda: added)
+    y = norm_act_add(x, norm, activation, None if added is None else lambda: added, after)
     y.backward(dy.to(dtype))
     return {
         "y": y.detach(),
@@ -92,7 +93,7 @@ def plain_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("added", ["nothing", "before", "after"])
 @pytest.mark.parametrize(
     ("dtype", "activation"),
     [
@@ -108,14 +109,14 @@ def plain_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_torch_in_float64(
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    with_residual: bool,
+    added: str,
     activation: Callable[[Tensor], Tensor] | None,
 ) -> None:
-    norm = norm_layer(shape[1])
+    norm, after = norm_layer(shape[1]), added == "after"
     x, dy = values(shape, dtype, 1), values(shape, dtype, 2)
-    residual = values(shape, dtype, 3) if with_residual else None
-    expected = gradients(copy.deepcopy(norm).double(), x, residual, dy, activation)
-    found = gradients(with_kernels(norm), x, residual, dy, activation)
+    residual = values(shape, dtype, 3) if added != "nothing" else None
+    expected = gradients(copy.deepcopy(norm).double(), x, residual, dy, activation, after)
+    found = gradients(with_kernels(norm), x, residual, dy, activation, after)
     for name, value in expected.items():
         if value is None:
             assert found[name] is None, name
@@ -126,7 +127,7 @@ def test_equals_torch_in_float64(
             assert found[name].is_contiguous(memory_format=torch.channels_last)
         else:  # parameters and statistics are float32 whatever x is
             tolerance = dict(TOLERANCE[torch.float32])
-        if name == "dx" and dtype == torch.bfloat16 and activation is F.gelu and with_residual:
+        if name == "dx" and dtype == torch.bfloat16 and activation is F.gelu and added == "before":
             tolerance["atol"] = 2**-8  # the residual's gradient, rounded, is what dx is computed from, as in torch
         # Sums of many values of both signs are exact to their largest terms, not to what is left of them.
         tolerance["atol"] *= float(value.abs().max().clamp(min=1))
@@ -278,8 +279,10 @@ def test_frozen_input_and_frozen_scale() -> None:
 @pytest.mark.parametrize("activation", [F.relu, F.gelu])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("readers", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("with_residual", [False, True])
 def test_two_readers_have_gradients_of_their_own(
-    shape: tuple[int, ...], activation: Callable[[Tensor], Tensor], dtype: torch.dtype, readers: tuple[bool, bool]
+    shape: tuple[int, ...], activation: Callable[[Tensor], Tensor], dtype: torch.dtype, readers: tuple[bool, bool],
+    with_residual: bool,
 ) -> None:
     norm, residual = norm_layer(shape[1]), values(shape, dtype, seed=2)
     gradients_of = [values(shape, dtype, seed=3 + reader) if readers[reader] else None for reader in range(2)]
@@ -287,22 +290,34 @@ def test_two_readers_have_gradients_of_their_own(
     for layer, kept, exactly in ((with_kernels(norm), found, False), (norm.double(), exact, True)):
         x, added = (each.double() if exactly else each for each in (values(shape, dtype, seed=1), residual))
         x, added = x.clone().requires_grad_(), added.clone().requires_grad_()
-        y = norm_act_add(x, layer, activation, lambda added=added: added)
+        y = norm_act_add(x, layer, activation, (lambda added=added: added) if with_residual else None)
         second = shortcut_of(y)
         assert (second is y) is exactly
         assert torch.equal(second, y)
         pairs = [(each, dy) for each, dy in zip((y, second), gradients_of, strict=True) if dy is not None]
         torch.autograd.backward([each for each, _ in pairs], [dy.to(x.dtype) for _, dy in pairs])
-        kept += [x.grad, added.grad, layer.weight.grad, layer.bias.grad]
-    for mine, theirs, atol in zip(found[:2], exact[:2], (2**-8, 1e-3), strict=True):  # dx as in the test above
+        kept += [layer.weight.grad, layer.bias.grad, x.grad, *([added.grad] if with_residual else [])]
+    for mine, theirs, atol in zip(found[2:], exact[2:], (2**-8, 1e-3)[: len(found) - 2], strict=True):  # as above
         tolerance = {"rtol": 2**-8, "atol": atol} if dtype == torch.bfloat16 else TOLERANCE[dtype]
         scale = float(theirs.abs().max().clamp(min=1))
         torch.testing.assert_close(mine.double(), theirs, rtol=tolerance["rtol"], atol=tolerance["atol"] * scale)
-    for mine, theirs in zip(found[2:], exact[2:], strict=True):
+    for mine, theirs in zip(found[:2], exact[:2], strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_blocks_in_a_row_leave_no_addition_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+FIRST = {"stem": {"width": 16}, "widths": [16, 24]}
+CHAINS = [
+    # Backwards: of the last block nobody reads twice; its branch, the block before and so on, and the stem.
+    ({**FIRST, "blocks": [2, 2], "strides": [1, 2]}, 4),
+    # What a residual branch reads is its shortcut too; what a branch and its shortcut make is read once.
+    ({**FIRST, "family": "resnet9", "activation": "gelu", "pool_first": True, "residual_convs": [1, 2]}, 2),
+]
+
+
+@pytest.mark.parametrize(("model", "readers"), CHAINS, ids=["resnet", "resnet9"])
+def test_blocks_in_a_row_leave_no_addition_to_torch(
+    monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], readers: int
+) -> None:
     """The gradients of a block's branch and of its shortcut, identity or projection, meet in the kernel."""
     split: list[bool] = []
     call = module._call
@@ -312,15 +327,13 @@ def test_blocks_in_a_row_leave_no_addition_to_torch(monkeypatch: pytest.MonkeyPa
             split.append(arguments[2] is not None)
         call(name, *arguments)
 
-    model = {"stem": {"width": 16}, "widths": [16, 24], "blocks": [2, 2], "strides": [1, 2]}
     network = build_model(ModelConfig.model_validate(model), 3, 10).to(memory_format=torch.channels_last)
     use_kernels(network)
     monkeypatch.setattr(module, "_call", record)
     images = values((4, 3, 8, 8), torch.float32, seed=0)
     network(images).square().sum().backward()
     found = [parameter.grad.clone() for parameter in network.parameters()]
-    # Backwards: of the last block nobody reads twice; its branch, the block before and so on; the stem adds nothing.
-    assert sum(split) == 3
+    assert sum(split) == readers
     monkeypatch.undo()
     network.zero_grad()
     plain = copy.deepcopy(network).double()
@@ -329,8 +342,12 @@ def test_blocks_in_a_row_leave_no_addition_to_torch(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(mine.double(), theirs.grad, rtol=1e-3, atol=1e-3 * float(theirs.grad.abs().max()))
 
 
-def test_without_a_residual_there_is_one_reader() -> None:
-    y = norm_act_add(values((2, 16, 1, 3), torch.float32, seed=1), with_kernels(norm_layer(16)), F.relu)
+@pytest.mark.parametrize(("activation", "after"), [(F.relu, True), (F.gelu, True), (None, False)])
+def test_one_reader_where_the_residual_s_gradient_is_the_output_s(
+    activation: Callable[[Tensor], Tensor] | None, after: bool
+) -> None:
+    x = values((2, 16, 1, 3), torch.float32, seed=1).requires_grad_()
+    y = norm_act_add(x, with_kernels(norm_layer(16)), activation, lambda: x, after)
     assert shortcut_of(y) is y
 
 

@@ -3,6 +3,7 @@
 //
 //   z = (x - mean) * scale + bias          scale = weight / sqrt(variance + eps), per channel
 //   y = activation(z + residual)           activation and residual are optional
+//   y = activation(z) + residual           where it is added after the activation
 //
 // Values are float or bfloat16 (as uint16_t); parameters, statistics and arithmetic are float, sums end in double.
 // Rows are cut into a fixed number of parts whose sums are added in order, so a result has the same bits for any number
@@ -143,6 +144,9 @@ inline Vector affine(Vector centred, Vector scale, Vector bias) {
 }
 
 enum Activation { kNone, kRelu, kGelu };
+
+// Where the residual is added.
+enum Added { kNowhere, kBefore, kAfter };
 
 #if defined(__AVX512F__)
 
@@ -333,7 +337,7 @@ void add_moments(const T* x, long groups, long width, const float* shift, float*
   });
 }
 
-template <class T, Activation activation, bool with_residual>
+template <class T, Activation activation, Added added>
 void write_output(const T* x, const T* residual, T* y, long groups, long width, const float* mean, const float* scale,
                   const float* bias) {
   for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
@@ -341,9 +345,10 @@ void write_output(const T* x, const T* residual, T* y, long groups, long width, 
     for (long k = 0; k < count; ++k) {
       const long at = first + k * width;
       Vector z = affine(load(x + at, part) - means, scales, biases);
-      if (with_residual) z += load(residual + at, part);
+      if (added == kBefore) z += load(residual + at, part);
       if (activation == kRelu) z = z < 0.0f ? Vector{} : z;  // NaN stays NaN
       if (activation == kGelu) z = gelu(z);
+      if (added == kAfter) z += load(residual + at, part);
       store(y + at, z, part);
     }
   });
@@ -390,8 +395,8 @@ void add_gradient_sums(const T* dy, const T* dy_too, const T* x, const T* other,
 }
 
 // dx = scale * g + slope * (x - mean) + offset
-template <class T, Slope how>
-void write_input_gradient(const T* dy, const T* x, T* dx, long groups, long width, const float* mean,
+template <class T, Slope how, bool split>
+void write_input_gradient(const T* dy, const T* dy_too, const T* x, T* dx, long groups, long width, const float* mean,
                           const float* scale, const float* bias, const float* slope, const float* offset) {
   for_each_column(groups, width, [=](long first, auto count, long i, auto part) {
     const Vector means = load(mean + i), scales = load(scale + i), biases = load(bias + i);
@@ -399,19 +404,26 @@ void write_input_gradient(const T* dy, const T* x, T* dx, long groups, long widt
     for (long k = 0; k < count; ++k) {
       const long at = first + k * width;
       const Vector centred = load(x + at, part) - means;
-      const Vector g = before_activation<how>(load(dy + at, part), centred, scales, biases, Vector{});
+      Vector whole = load(dy + at, part);
+      if (split) whole += load(dy_too + at, part);
+      const Vector g = before_activation<how>(whole, centred, scales, biases, Vector{});
       store(dx + at, scales * g + (slopes * centred + offsets), part);
     }
   });
 }
 
 template <class T>
-void apply(const Tiling& tiling, const T* x, const T* residual, T* y, int activation,
+void apply(const Tiling& tiling, const T* x, const T* residual, bool after, T* y, int activation,
            const std::vector<float>& mean, const std::vector<float>& scale, const std::vector<float>& bias) {
-  const auto choose = [&](auto plain, auto with_residual) { return residual ? with_residual : plain; };
-  const auto write = activation == kRelu   ? choose(write_output<T, kRelu, false>, write_output<T, kRelu, true>)
-                     : activation == kGelu ? choose(write_output<T, kGelu, false>, write_output<T, kGelu, true>)
-                                           : choose(write_output<T, kNone, false>, write_output<T, kNone, true>);
+  const auto choose = [&](auto nowhere, auto before, auto behind) {
+    return !residual ? nowhere : after ? behind : before;
+  };
+  const auto write =
+      activation == kRelu
+          ? choose(write_output<T, kRelu, kNowhere>, write_output<T, kRelu, kBefore>, write_output<T, kRelu, kAfter>)
+      : activation == kGelu
+          ? choose(write_output<T, kGelu, kNowhere>, write_output<T, kGelu, kBefore>, write_output<T, kGelu, kAfter>)
+          : choose(write_output<T, kNone, kNowhere>, write_output<T, kNone, kBefore>, write_output<T, kNone, kBefore>);
   for_my_parts(tiling, true, [&](long part) {
     for_each_run(
         tiling, part,
@@ -424,9 +436,9 @@ void apply(const Tiling& tiling, const T* x, const T* residual, T* y, int activa
 }
 
 template <class T>
-void forward_training(const T* x, const T* residual, T* y, long rows, long channels, int activation,
-                      const float* weight, const float* bias, float* running_mean, float* running_var, double momentum,
-                      double eps, float* mean, float* scale, float* inverse_std, int threads) {
+void forward_training(const T* x, const T* residual, bool after, T* y, long rows, long channels,
+                      int activation, const float* weight, const float* bias, float* running_mean, float* running_var,
+                      double momentum, double eps, float* mean, float* scale, float* inverse_std, int threads) {
   const Tiling tiling(rows, channels);
   // The sum of squares loses what mean and shift differ by, squared; a few rows' mean is near enough.
   std::vector<float> shift(channels, 0.0f);
@@ -477,18 +489,18 @@ void forward_training(const T* x, const T* residual, T* y, long rows, long chann
       means = tiling.repeated(mean);
       scales = tiling.repeated(scale);
     }
-    apply(tiling, x, residual, y, activation, means, scales, biases);
+    apply(tiling, x, residual, after, y, activation, means, scales, biases);
   }
 }
 
 template <class T>
-void forward_fixed(const T* x, const T* residual, T* y, long rows, long channels, int activation,
-                   const float* mean, const float* scale, const float* bias, int threads) {
+void forward_fixed(const T* x, const T* residual, bool after, T* y, long rows, long channels,
+                   int activation, const float* mean, const float* scale, const float* bias, int threads) {
   const Tiling tiling(rows, channels);
   const std::vector<float> means = tiling.repeated(mean), scales = tiling.repeated(scale);
   const std::vector<float> biases = tiling.repeated(bias);
 #pragma omp parallel num_threads(threads)
-  apply(tiling, x, residual, y, activation, means, scales, biases);
+  apply(tiling, x, residual, after, y, activation, means, scales, biases);
 }
 
 // `masked` receives g where it is written, which is what the second pass then reads.
@@ -496,13 +508,13 @@ template <class T, Slope how, bool split = false>
 void backward(const T* dy, const T* dy_too, const T* x, const T* other, T* dx, T* masked, long rows, long channels,
               const float* mean, const float* scale, const float* inverse_std, const float* bias, float* dweight,
               float* dbias, int threads) {
-  static_assert(!split || writes_g(how), "the second pass reads one gradient");
   const Tiling tiling(rows, channels);
   const std::vector<float> means = tiling.repeated(mean), scales = tiling.repeated(scale);
   const std::vector<float> biases = tiling.repeated(bias);
   std::vector<double> sums(tiling.parts * channels, 0.0), products(tiling.parts * channels, 0.0);
   std::vector<float> slopes, offsets;
-  const T* gradient = writes_g(how) ? masked : dy;
+  constexpr bool rewritten = writes_g(how);
+  const T* gradient = rewritten ? masked : dy;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> sum(tiling.width, 0.0f), product(tiling.width, 0.0f);
@@ -542,9 +554,9 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* other, T* dx, T
         for_each_run(
             tiling, part,
             [&](long at, long count, long width) {
-              write_input_gradient<T, writes_g(how) ? kOne : how>(
-                  gradient + at, x + at, dx + at, count, width, means.data(), scales.data(), biases.data(),
-                  slopes.data(), offsets.data());
+              write_input_gradient<T, rewritten ? kOne : how, split && !rewritten>(
+                  gradient + at, split ? dy_too + at : nullptr, x + at, dx + at, count, width, means.data(),
+                  scales.data(), biases.data(), slopes.data(), offsets.data());
             },
             [] {});
       });
@@ -558,10 +570,11 @@ void backward_any(const void* dy, const void* dy_too, const void* x, const void*
   const auto choose = [&](auto whole, auto split) { return dy_too ? split : whole; };
   const auto run =
       activation == kRelu
-          ? (other ? choose(backward<T, kReluOfOutput>, backward<T, kReluOfOutput, true>) : backward<T, kReluOfInput>)
-      : activation == kGelu
-          ? (other ? choose(backward<T, kGeluOfSum>, backward<T, kGeluOfSum, true>) : backward<T, kGeluOfInput>)
-          : backward<T, kOne>;
+          ? (other ? choose(backward<T, kReluOfOutput>, backward<T, kReluOfOutput, true>)
+                   : choose(backward<T, kReluOfInput>, backward<T, kReluOfInput, true>))
+      : activation == kGelu ? (other ? choose(backward<T, kGeluOfSum>, backward<T, kGeluOfSum, true>)
+                                     : choose(backward<T, kGeluOfInput>, backward<T, kGeluOfInput, true>))
+                            : choose(backward<T, kOne>, backward<T, kOne, true>);
   run(static_cast<const T*>(dy), static_cast<const T*>(dy_too), static_cast<const T*>(x), static_cast<const T*>(other),
       static_cast<T*>(dx), static_cast<T*>(masked), rows, channels, mean, scale, inverse_std, bias, dweight, dbias,
       threads);
@@ -586,44 +599,45 @@ extern "C" {
 // Each returns whether memory ran out.
 
 // `mean`, `scale`, `inverse_std`: float [channels], written for the backward pass. `running_mean` and `running_var` may
-// be null, as may `residual`.
-int norm_act_add_training(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
-                          int activation, const float* weight, const float* bias, float* running_mean,
+// be null, as may `residual`, which is added `after` the activation or before.
+int norm_act_add_training(int is_bf16, const void* x, const void* residual, int after, void* y, long rows,
+                          long channels, int activation, const float* weight, const float* bias, float* running_mean,
                           float* running_var, double momentum, double eps, float* mean, float* scale,
                           float* inverse_std, int threads) {
   return out_of_memory([&] {
     if (is_bf16)
-      forward_training(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual),
+      forward_training(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), after,
                        static_cast<uint16_t*>(y), rows, channels, activation, weight, bias, running_mean,
                        running_var, momentum, eps, mean, scale, inverse_std, threads);
     else
-      forward_training(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                       channels, activation, weight, bias, running_mean, running_var, momentum, eps, mean, scale,
+      forward_training(static_cast<const float*>(x), static_cast<const float*>(residual), after,
+                       static_cast<float*>(y), rows, channels, activation, weight, bias, running_mean, running_var, momentum, eps, mean, scale,
                        inverse_std, threads);
   });
 }
 
-int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, void* y, long rows, long channels,
+int norm_act_add_fixed(int is_bf16, const void* x, const void* residual, int after, void* y, long rows, long channels,
                        int activation, const float* mean, const float* scale, const float* bias, int threads) {
   return out_of_memory([&] {
     if (is_bf16)
-      forward_fixed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), static_cast<uint16_t*>(y),
-                    rows, channels, activation, mean, scale, bias, threads);
+      forward_fixed(static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(residual), after,
+                    static_cast<uint16_t*>(y), rows, channels, activation, mean, scale, bias, threads);
     else
-      forward_fixed(static_cast<const float*>(x), static_cast<const float*>(residual), static_cast<float*>(y), rows,
-                    channels, activation, mean, scale, bias, threads);
+      forward_fixed(static_cast<const float*>(x), static_cast<const float*>(residual), after, static_cast<float*>(y),
+                    rows, channels, activation, mean, scale, bias, threads);
   });
 }
 
-// With a residual and an activation, `other` is ReLU's output or GELU's residual, and `masked` is where the residual's
-// gradient is written, and the gradient may come in two parts, `dy` and `dy_too`; else these three are null. `dx` may be
-// null.
-int norm_act_add_backward(int is_bf16, const void* dy, const void* dy_too, const void* x, const void* other, void* dx, void* masked,
-                          long rows, long channels, int activation, const float* mean, const float* scale,
+// With a residual before the activation, `other` is ReLU's output or GELU's residual, and `masked` is where the
+// residual's gradient is written; else these are null. The gradient may come in two parts; else `dy_too` is null. `dx`
+// may be null.
+int norm_act_add_backward(int is_bf16, const void* dy, const void* dy_too, const void* x, const void* other, void* dx,
+                          void* masked, long rows, long channels, int activation, const float* mean, const float* scale,
                           const float* inverse_std, const float* bias, float* dweight, float* dbias, int threads) {
   const auto run = is_bf16 ? backward_any<uint16_t> : backward_any<float>;
   return out_of_memory([&] {
-    run(dy, dy_too, x, other, dx, masked, rows, channels, activation, mean, scale, inverse_std, bias, dweight, dbias, threads);
+    run(dy, dy_too, x, other, dx, masked, rows, channels, activation, mean, scale, inverse_std, bias, dweight, dbias,
+        threads);
   });
 }
 }

@@ -1,8 +1,9 @@
-"""Batch normalisation, residual addition and ReLU or GELU, activation(norm(x) + residual), in few passes over memory.
+"""Batch normalisation, residual addition and ReLU or GELU in few passes over memory.
 
 On a CPU these layers compute little and wait for memory, and torch runs them one by one. The kernel in norm_act_add.cpp
 reads x twice and writes y once forward; backward it takes the two channel sums in one pass, with the activation's slope
-on the fly, and the gradients in another. Without a residual the slope is recomputed from x, so y is not kept for it.
+on the fly, and the gradients in another. Where nothing is added before the activation its slope is recomputed from x,
+so y is not kept for it.
 
 x: [N, C, H, W] in channels-last memory, float32 or bfloat16; statistics and parameters float32.
 """
@@ -28,8 +29,13 @@ _CODES: dict[Any, int] = {None: 0, F.relu: 1, F.gelu: 2}
 _RELU, _GELU = _CODES[F.relu], _CODES[F.gelu]
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 _ARGUMENTS: dict[str, list[Any]] = {
-    "training": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 4 + [_DOUBLE] * 2 + [_POINTER] * 3,
-    "fixed": [_INT] + [_POINTER] * 3 + [_LONG] * 2 + [_INT] + [_POINTER] * 3,
+    "training": [_INT, _POINTER, _POINTER, _INT, _POINTER]
+    + [_LONG] * 2
+    + [_INT]
+    + [_POINTER] * 4
+    + [_DOUBLE] * 2
+    + [_POINTER] * 3,
+    "fixed": [_INT, _POINTER, _POINTER, _INT, _POINTER] + [_LONG] * 2 + [_INT] + [_POINTER] * 3,
     "backward": [_INT] + [_POINTER] * 6 + [_LONG] * 2 + [_INT] + [_POINTER] * 6,
 }
 
@@ -55,24 +61,29 @@ def norm_act_add(
     norm: nn.Module,
     activation: Callable[[Tensor], Tensor] | None = None,
     residual: Callable[[], Tensor] | None = None,
+    after: bool = False,
 ) -> Tensor:
     """activation(norm(x) + residual()), with the kernel where `use_kernels` allowed it and the tensors suit it.
 
-    `residual` is called after the normalisation, so that the modules run in the order of the layer table. The kernel
+    With `after` it is activation(norm(x)) + residual(). `residual` is called after the normalisation, so that the modules run in the order of the layer table. The kernel
     rounds once where bfloat16 layers one by one round three times.
     """
     if _suits(norm, x):
         added = None if residual is None else residual()
         if added is None or (added.shape == x.shape and added.dtype == x.dtype):
             code = _CODES.get(activation)
-            out = _fused(x, norm, code or 0, added)
-            return out if code is not None or activation is None else activation(out)
-        out = _fused(x, norm, 0, residual=None) + added
+            if code is not None or added is None or not after:
+                out = _fused(x, norm, code or 0, added, after)
+                return out if code is not None or activation is None else activation(out)
+        out = _fused(x, norm, 0, residual=None)
     else:
         out = norm(x)
-        if residual is not None:
-            out = out + residual()
-    return out if activation is None else activation(out)
+        added = None if residual is None else residual()
+    if added is not None and not after:
+        out = out + added
+    if activation is not None:
+        out = activation(out)
+    return out if added is None or not after else out + added
 
 
 def shortcut_of(x: Tensor) -> Tensor:
@@ -100,17 +111,19 @@ def _suits(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def _fused(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None) -> Tensor:
+def _fused(
+    x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None, after: bool = False
+) -> Tensor:
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     if not norm.training:
-        return _forward_fixed(x, norm, activation, residual)
+        return _forward_fixed(x, norm, activation, residual, after)
     running_mean = running_var = None
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         running_mean, running_var = norm.running_mean, norm.running_var
     y, second = _NormActAdd.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.bias, residual, running_mean, running_var, norm.momentum, norm.eps, activation
+        x, norm.weight, norm.bias, residual, after, running_mean, running_var, norm.momentum, norm.eps, activation
     )
     if second is not None:
         setattr(y, _SECOND, second)
@@ -130,14 +143,16 @@ def _layout(x: Tensor) -> tuple[int, int]:
     return x.numel() // x.shape[1], x.shape[1]
 
 
-def _forward_fixed(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None) -> Tensor:
+def _forward_fixed(
+    x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None, after: bool
+) -> Tensor:
     """Normalise with the running statistics; no gradient."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     y = torch.empty_like(x)
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bf16 = x.dtype == torch.bfloat16
-    _call("fixed", bf16, x, residual, y, *_layout(x), activation, norm.running_mean, scale, norm.bias)
+    _call("fixed", bf16, x, residual, after, y, *_layout(x), activation, norm.running_mean, scale, norm.bias)
     return y
 
 
@@ -151,26 +166,27 @@ class _NormActAdd(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         residual: Tensor | None,
+        after: bool,
         running_mean: Tensor | None,
         running_var: Tensor | None,
         momentum: float,
         eps: float,
         activation: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """(the output, and where there is a residual to add its gradient to, the same values for a second reader)."""
+        """(the output, and the same values for a second reader where the kernel can add that one's gradient)."""
         y = torch.empty_like(x)
         statistics = torch.empty(3, x.shape[1])  # mean, scale, 1 / standard deviation
         _call(
-            "training", x.dtype == torch.bfloat16, x, residual, y, *_layout(x), activation, weight, bias,
+            "training", x.dtype == torch.bfloat16, x, residual, after, y, *_layout(x), activation, weight, bias,
             running_mean, running_var, momentum, eps, *statistics,
         )  # fmt: skip
         ctx.activation, ctx.has_residual = activation, residual is not None
-        # With a residual ReLU's slope is in y alone, and GELU's needs the residual; other layers keep both anyway.
-        other = None if residual is None else {_RELU: y, _GELU: residual}.get(activation)
+        # With a residual before it ReLU's slope is in y alone, and GELU's needs the residual, which others keep anyway.
+        other = None if residual is None or after else {_RELU: y, _GELU: residual}.get(activation)
         ctx.save_for_backward(x, other, bias, statistics)
         ctx.set_materialize_grads(False)
-        if other is None:
-            return y, None
+        if residual is not None and other is None:
+            return y, None  # the residual's gradient is the output's, which the kernel does not write
         return y, torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())  # no view of it
 
     @staticmethod
@@ -187,4 +203,4 @@ class _NormActAdd(torch.autograd.Function):
             *statistics, bias, dweight, dbias,
         )  # fmt: skip
         dresidual = None if not ctx.has_residual else dy if masked is None else masked
-        return dx, dweight, dbias, dresidual, None, None, None, None, None
+        return dx, dweight, dbias, dresidual, None, None, None, None, None, None

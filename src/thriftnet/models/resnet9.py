@@ -7,12 +7,14 @@ equals the 4x4 max pooling that was published.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from thriftnet.config import ModelConfig
 from thriftnet.kernels.dropout import Dropout
 from thriftnet.kernels.max_pool import MaxPool2d
-from thriftnet.kernels.norm_act_add import norm_act_add
+from thriftnet.kernels.norm_act_add import norm_act_add, shortcut_of
 from thriftnet.models.blocks import ACTIVATIONS, BlockStyle, conv, norm
 from thriftnet.models.stem import stem_layers
 
@@ -38,11 +40,15 @@ class ConvNorm(nn.Module):
         self.pool_first = pool_first
         self.activation = style.activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Callable[[], Tensor] | None = None) -> Tensor:
+        """`shortcut()` is added to what is activated; it needs a norm."""
         x = self.conv(x)
         if self.pool_first:
             x = self._pooled(x)
-        x = self.activation(x) if self.norm is None else norm_act_add(x, self.norm, self.activation)
+        if self.norm is None:
+            x = self.activation(x)
+        else:
+            x = norm_act_add(x, self.norm, self.activation, shortcut, after=True)
         return x if self.pool_first else self._pooled(x)
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -60,7 +66,12 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        *first, last = self.branch
+        out = x
+        for layer in first:
+            out = layer(out)
+        added: Tensor = last(out, lambda: shortcut_of(x))
+        return added
 
 
 class ResNet9(nn.Module):
