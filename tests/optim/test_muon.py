@@ -1,5 +1,6 @@
 """Newton-Schulz against the singular value decomposition, Muon against torch's own and against steps by hand."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -119,9 +120,10 @@ def test_equals_torchs_muon_on_a_matrix(
 def test_a_convolution_counts_as_a_matrix_of_filters_in_any_memory_layout() -> None:
     generator = torch.Generator().manual_seed(0)
     start, gradient = torch.randn(4, 2, 3, 3, generator=generator), torch.randn(4, 2, 3, 3, generator=generator)
-    for layout in (torch.contiguous_format, torch.channels_last):
+    layouts = (torch.contiguous_format, torch.channels_last)
+    for layout, layout_of_gradient in itertools.product(layouts, layouts):
         weight = nn.Parameter(start.clone(memory_format=layout))
-        weight.grad = gradient.clone(memory_format=layout)
+        weight.grad = gradient.clone(memory_format=layout_of_gradient)
         optimizer([weight], lr=0.1).step()
         update = newton_schulz(gradient.reshape(1, 4, 18), 5, torch.float32).reshape(4, 2, 3, 3)
         torch.testing.assert_close(weight.detach(), start - 0.1 * update)

@@ -119,14 +119,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(momenta, config.momentum)
         torch._foreach_add_(momenta, gradients)
         directions = torch._foreach_add(gradients, momenta, alpha=config.momentum) if config.nesterov else momenta
-        updates = orthogonalize([d.flatten(1) for d in directions], config.newton_schulz_steps, self.dtype)
+        updates = orthogonalize([_matrix(d) for d in directions], config.newton_schulz_steps, self.dtype)
         if config.normalize_weights:
             _normalize(weights)
         elif config.weight_decay:
             torch._foreach_mul_(weights, 1 - lr * config.weight_decay)
-        for weight, update in zip(weights, updates, strict=True):
+        for weight, direction, update in zip(weights, directions, updates, strict=True):
             factor = 1.0 if config.normalize_weights else max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-            weight.add_(update.reshape(weight.shape), alpha=-lr * factor)
+            weight.add_(_tensor(update, direction), alpha=-lr * factor)
         if before is not None and self.found_inf is not None:
             before.put_back_where(self.found_inf)
 
@@ -136,6 +136,23 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         momentum: Tensor = state["momentum"]
         return momentum
+
+
+def _lies_channels_last(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    """[rows, the rest] with columns in the order of memory, without a copy: orthogonalisation commutes with theirs."""
+    return (tensor.permute(0, 2, 3, 1) if _lies_channels_last(tensor) else tensor).flatten(1)
+
+
+def _tensor(matrix: Tensor, like: Tensor) -> Tensor:
+    """`matrix` in the shape of `like`, of which `_matrix` made one whose columns have this order."""
+    if not _lies_channels_last(like):
+        return matrix.reshape(like.shape)
+    rows, channels, *kernel = like.shape
+    return matrix.reshape(rows, *kernel, channels).permute(0, 3, 1, 2)
 
 
 def _normalize(weights: list[Tensor]) -> None:
