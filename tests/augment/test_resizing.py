@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from thriftnet.augment.resizing import check_stages, resize, training_side
 from thriftnet.config import ProgressiveStage
@@ -30,6 +31,13 @@ def test_resizing_is_pillows_smoothed_bilinear(side: int, side_px: int, channels
             picture = Image.fromarray(plane.numpy()).resize((side_px, side_px), Image.Resampling.BILINEAR)
             # Pillow rounds to levels after rows and again after columns.
             np.testing.assert_allclose(values * 255, np.array(picture), atol=1.51)
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (20, 48), (17, 9)])
+def test_resizing_is_torchs_of_images_that_need_not_be_square(sides: tuple[int, int]):
+    images = torch.rand(5, 3, *sides, generator=torch.Generator().manual_seed(1))
+    expected = functional.interpolate(images, size=(8, 8), mode="bilinear", antialias=True)
+    torch.testing.assert_close(resize(images, 8), expected)
 
 
 def test_full_size_is_the_image_itself():

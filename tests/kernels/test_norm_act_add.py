@@ -281,7 +281,10 @@ def test_frozen_input_and_frozen_scale() -> None:
 @pytest.mark.parametrize("readers", [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_two_readers_have_gradients_of_their_own(
-    shape: tuple[int, ...], activation: Callable[[Tensor], Tensor], dtype: torch.dtype, readers: tuple[bool, bool],
+    shape: tuple[int, ...],
+    activation: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    readers: tuple[bool, bool],
     with_residual: bool,
 ) -> None:
     norm, residual = norm_layer(shape[1]), values(shape, dtype, seed=2)

@@ -65,8 +65,9 @@ def norm_act_add(
 ) -> Tensor:
     """activation(norm(x) + residual()), with the kernel where `use_kernels` allowed it and the tensors suit it.
 
-    With `after` it is activation(norm(x)) + residual(). `residual` is called after the normalisation, so that the modules run in the order of the layer table. The kernel
-    rounds once where bfloat16 layers one by one round three times.
+    With `after` it is activation(norm(x)) + residual(). `residual` is called after the normalisation, so that the
+    modules run in the order of the layer table. The kernel rounds once where bfloat16 layers one by one round three
+    times.
     """
     if _suits(norm, x):
         added = None if residual is None else residual()
@@ -111,9 +112,7 @@ def _suits(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def _fused(
-    x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None, after: bool = False
-) -> Tensor:
+def _fused(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None, after: bool = False) -> Tensor:
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     if not norm.training:
@@ -143,9 +142,7 @@ def _layout(x: Tensor) -> tuple[int, int]:
     return x.numel() // x.shape[1], x.shape[1]
 
 
-def _forward_fixed(
-    x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None, after: bool
-) -> Tensor:
+def _forward_fixed(x: Tensor, norm: nn.BatchNorm2d, activation: int, residual: Tensor | None, after: bool) -> Tensor:
     """Normalise with the running statistics; no gradient."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
