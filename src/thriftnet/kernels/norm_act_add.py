@@ -28,14 +28,10 @@ _CODES: dict[Any, int] = {None: 0, F.relu: 1, F.gelu: 2}
 """The activations that the kernel has, as norm_act_add.cpp numbers them."""
 _RELU, _GELU = _CODES[F.relu], _CODES[F.gelu]
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
+_FORWARD = [_INT, _POINTER, _POINTER, _INT, _POINTER, _LONG, _LONG, _INT]  # dtype, x, residual, after, y, sizes, code
 _ARGUMENTS: dict[str, list[Any]] = {
-    "training": [_INT, _POINTER, _POINTER, _INT, _POINTER]
-    + [_LONG] * 2
-    + [_INT]
-    + [_POINTER] * 4
-    + [_DOUBLE] * 2
-    + [_POINTER] * 3,
-    "fixed": [_INT, _POINTER, _POINTER, _INT, _POINTER] + [_LONG] * 2 + [_INT] + [_POINTER] * 3,
+    "training": [*_FORWARD, *[_POINTER] * 4, *[_DOUBLE] * 2, *[_POINTER] * 3],
+    "fixed": [*_FORWARD, *[_POINTER] * 3],
     "backward": [_INT] + [_POINTER] * 6 + [_LONG] * 2 + [_INT] + [_POINTER] * 6,
 }
 
@@ -70,16 +66,17 @@ def norm_act_add(
     times.
     """
     if _suits(norm, x):
+        code = _CODES.get(activation)  # None: the kernel lacks this activation
         added = None if residual is None else residual()
-        if added is None or (added.shape == x.shape and added.dtype == x.dtype):
-            code = _CODES.get(activation)
-            if code is not None or added is None or not after:
-                out = _fused(x, norm, code or 0, added, after)
-                return out if code is not None or activation is None else activation(out)
-        out = _fused(x, norm, 0, residual=None)
+        if added is None or (added.shape == x.shape and added.dtype == x.dtype and not (after and code is None)):
+            out, added = _fused(x, norm, code or 0, added, after), None
+            activation = activation if code is None else None
+        else:
+            out = _fused(x, norm, 0, None)
     else:
         out = norm(x)
         added = None if residual is None else residual()
+    # What the kernel left.
     if added is not None and not after:
         out = out + added
     if activation is not None:

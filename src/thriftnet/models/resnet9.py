@@ -41,14 +41,14 @@ class ConvNorm(nn.Module):
         self.activation = style.activation
 
     def forward(self, x: Tensor, shortcut: Callable[[], Tensor] | None = None) -> Tensor:
-        """`shortcut()` is added to what is activated; it needs a norm."""
+        """What `shortcut` returns, [N, out, H, W], is added after the activation; where nothing is pooled only."""
         x = self.conv(x)
         if self.pool_first:
             x = self._pooled(x)
-        if self.norm is None:
-            x = self.activation(x)
-        else:
+        if self.norm is not None:
             x = norm_act_add(x, self.norm, self.activation, shortcut, after=True)
+        else:
+            x = self.activation(x) if shortcut is None else self.activation(x) + shortcut()
         return x if self.pool_first else self._pooled(x)
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ class Residual(nn.Module):
         out = x
         for layer in first:
             out = layer(out)
-        added: Tensor = last(out, lambda: shortcut_of(x))
-        return added
+        out = last(out, lambda: shortcut_of(x))
+        return out
 
 
 class ResNet9(nn.Module):
