@@ -229,7 +229,7 @@ def draw(rows: dict[str, Row], target: float | None) -> Figure:
         axes.set(xlabel=label)
         axes.grid(visible=True)
     figure.axes[0].set_ylabel("accuracy (%)")
-    figure.axes[0].legend(loc="lower right")
+    figure.axes[0].legend(loc="best")
     return figure
 
 
