@@ -67,6 +67,7 @@ NO_BUDGET = MOST_PARAMETERS
 def varied(recipe: RecipeConfig, axis: str, value: float) -> RecipeConfig:
     """The recipe with one thing changed; `images` changes the data, not the recipe."""
     model = recipe.model
+    unexpected: dict[str, dict[str, Any]] = {"expect": {"parameters": None}}  # the recipe's own count, no longer true
     if axis == "width":
         if model.widths is None:
             raise UserError(f"{recipe.name} has no model.widths to vary; give --around a recipe that has")
@@ -76,10 +77,10 @@ def varied(recipe: RecipeConfig, axis: str, value: float) -> RecipeConfig:
             "stem": {"width": max(1, round(model.stem.width * value))},
             "widths": [max(1, round(width * value)) for width in model.widths],
         }
-        return recipes.with_changes(recipe, {"model": scaled | {"parameter_budget": NO_BUDGET}})
+        return recipes.with_changes(recipe, unexpected | {"model": scaled | {"parameter_budget": NO_BUDGET}})
     if axis == "depth":
         blocks = [int(value)] * len(model.blocks)
-        return recipes.with_changes(recipe, {"model": {"blocks": blocks, "parameter_budget": NO_BUDGET}})
+        return recipes.with_changes(recipe, unexpected | {"model": {"blocks": blocks, "parameter_budget": NO_BUDGET}})
     if axis == "batch":
         return recipes.with_changes(recipe, {"training": {"batch_size": int(value)}})
     if axis == "image side":
