@@ -67,25 +67,29 @@ NO_BUDGET = MOST_PARAMETERS
 def varied(recipe: RecipeConfig, axis: str, value: float) -> RecipeConfig:
     """The recipe with one thing changed; `images` changes the data, not the recipe."""
     model = recipe.model
-    unexpected: dict[str, dict[str, Any]] = {"expect": {"parameters": None}}  # the recipe's own count, no longer true
     if axis == "width":
         if model.widths is None:
             raise UserError(f"{recipe.name} has no model.widths to vary; give --around a recipe that has")
         if model.stem.width is None:
             raise UserError(f"{recipe.name} has a whitening stem, whose width follows; give --around another recipe")
-        scaled = {
+        scaled: dict[str, Any] = {
             "stem": {"width": max(1, round(model.stem.width * value))},
             "widths": [max(1, round(width * value)) for width in model.widths],
         }
-        return recipes.with_changes(recipe, unexpected | {"model": scaled | {"parameter_budget": NO_BUDGET}})
+        return _with_network(recipe, scaled)
     if axis == "depth":
-        blocks = [int(value)] * len(model.blocks)
-        return recipes.with_changes(recipe, unexpected | {"model": {"blocks": blocks, "parameter_budget": NO_BUDGET}})
+        return _with_network(recipe, {"blocks": [int(value)] * len(model.blocks)})
     if axis == "batch":
         return recipes.with_changes(recipe, {"training": {"batch_size": int(value)}})
     if axis == "image side":
         return recipes.with_changes(recipe, {"data": {"image_side": int(value)}})
     return recipe
+
+
+def _with_network(recipe: RecipeConfig, model: dict[str, Any]) -> RecipeConfig:
+    """Of any size: without the budget, and without what the recipe says of its own network."""
+    changes = {"model": model | {"parameter_budget": NO_BUDGET}, "expect": recipes.ABSENT}
+    return recipes.with_changes(recipe, changes)
 
 
 def peak_rss_mb() -> float:
