@@ -8,7 +8,8 @@
 4. Every network's throughput, launched operation by operation, from CUDA graphs, and compiled as well, in the product's
    own precision and layout, with seconds an epoch; and of the tutorial-style baseline, at its best number of workers.
 5. `best`, warm. More seeds of `fast` and `best`.
-6. Whole-run times of the papers' recipes, extrapolated from measured epochs and labelled so; with --full also run to
+6. The networks that `best` is to beat, with their own recipes (benchmarks/peers), a piece a call.
+7. Whole-run times of the papers' recipes, extrapolated from measured epochs and labelled so; with --full also run to
    their end, a piece a call.
 
 It stops cleanly before a step for which --limit-s leaves no time; the same command goes on. A step that cannot finish
@@ -69,6 +70,7 @@ from thriftnet.training.run_folder import RunFolder
 
 OWN = ("fast", "best")
 MORE_SEEDS = {"fast": range(1, 5), "best": range(1, 3)}
+PEERS = tuple(sorted((Path(__file__).parent / "peers").glob("*.toml")))
 FIRST_FULL = "liu-4x2"
 ESTIMATES_S = {"tests": 180, "fast": 60, "best": 480, "throughput": 30, "baseline": 60, "epochs": 60, "full": 150}
 COMPILING_S = 60
@@ -148,11 +150,11 @@ def plan(options: Namespace, available: Sequence[str]) -> tuple[list[Step], list
             lambda left_s: child("benchmarks.gpu", arguments, left_s)[0],
         )
 
-    def full(name: str) -> Step:
+    def full(name: str, recipe: str | None = None) -> Step:
         folder = str(options.runs / name)
 
         def piece(left_s: float) -> Row | None:
-            arguments = {"what": "full", "recipe": name, "data": options.data, "folder": folder}
+            arguments = {"what": "full", "recipe": recipe or name, "data": options.data, "folder": folder}
             answer = child("benchmarks.gpu", arguments | {"limit_s": left_s - SAVING_S}, left_s)[0]
             if "unfinished" not in answer:
                 return answer
@@ -171,6 +173,7 @@ def plan(options: Namespace, available: Sequence[str]) -> tuple[list[Step], list
         steps += [asked("baseline", name)] if unsupported(recipes.load(name)) is None else []
     steps += [whole("best", True, 0)] if "best" in own else []
     steps += [whole(name, True, seed) for name in own for seed in MORE_SEEDS[name]]
+    steps += [full(peer.stem, str(peer)) for peer in PEERS] if "best" in own else []
     steps += [asked("epochs", name) for name in paper_experiments()]
     if options.full:
         steps += [full(name) for name in paper_experiments() if name != FIRST_FULL]

@@ -18,6 +18,7 @@ from tests.conftest import write_tiny_data
 from tests.training.conftest import tiny_recipe
 from thriftnet import recipe as recipes
 from thriftnet.errors import ThriftnetError, UserError
+from thriftnet.models.build import count_parameters
 from thriftnet.training.progress import SilentDisplay
 
 OPTIONS = Namespace(data="cifar", tta="none", full=False, runs=Path("runs"))
@@ -116,6 +117,7 @@ def test_the_most_telling_steps_come_first():
     assert keys[1:5] == ["fast, cold, seed 0", "fast, warm, seed 0", "full: liu-4x2", "best, cold, seed 0"]
     assert keys.index("throughput: liu-4x2, eager") < keys.index("fast, warm, seed 1") < keys.index("epochs: liu-4x2")
     assert "baseline: liu-4x2" in keys
+    assert keys.index("best, warm, seed 2") < keys.index("full: preactivation-20x4-ricap") < keys.index("epochs: liu-4x2")
     assert "baseline: fast" not in keys  # it has no tutorial-style form
     assert len(set(keys)) == len(keys)
     assert all(step.estimate_s < 600 for step in steps)
@@ -125,6 +127,12 @@ def test_a_recipe_that_is_not_there_is_left_out_with_a_reason():
     steps, reasons = gpu.plan(OPTIONS, ["fast"])
     assert reasons == ["best is left out: there is no recipe of that name yet"]
     assert not any(step.key.startswith("best") for step in steps)
+
+
+def test_the_peers_of_best_have_the_parameters_of_their_authors():
+    counts = {peer.stem: count_parameters(recipes.load(str(peer)).model) for peer in gpu.PEERS}
+    without_the_stems_gate = 4_697_742 - 580
+    assert counts == {"efficient-resnet": without_the_stems_gate, "preactivation-20x4-ricap": 4_326_986}
 
 
 def test_full_runs_are_asked_for():
