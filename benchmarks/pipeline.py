@@ -144,6 +144,7 @@ def draw(rows: dict[str, Row]) -> Figure:
             axes.barh(place - 0.2, speeds[row["best_per_image"]], 0.4, color=VERMILLION)
         axes.barh(place + 0.2, speeds["batched"], 0.4, color=BLUE)
     axes.set(xscale="log", xlabel="images/s (red: per image, best number of workers; blue: batched)")
+    axes.xaxis.set_major_formatter("{x:,.0f}")  # the default is a formula, which the style prints as it stands
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     return figure

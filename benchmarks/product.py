@@ -56,13 +56,18 @@ class Epochs(Rounds):
 
 
 def round_recipe(recipe: RecipeConfig, rounds: int, runtime: dict[str, Any] | None = None) -> RecipeConfig:
-    """The recipe for `rounds` epochs that are training alone: nothing held out or evaluated, images of full size."""
+    """The recipe for `rounds` epochs that are training alone: nothing held out or evaluated, images of full size.
+
+    Every step is of the dearest kind: a perturbation that begins late acts from the first step.
+    """
     changes: dict[str, dict[str, Any]] = {
         "training": {"epochs": rounds, "selection": "last", "early_stopping_epochs": None, "progressive": []},
         "data": {"validation_images": 0, "train_images": None},
         "optimizer": {"lr": 1e-4},
         "runtime": runtime or {},
     }
+    if recipe.perturbation is not None:
+        changes["perturbation"] = {"start": 0.0}
     if recipe.schedule.warmup_epochs >= rounds:
         changes["schedule"] = {"warmup_epochs": 0.0}
     return recipes.with_changes(recipe, changes)

@@ -50,6 +50,7 @@ def test_every_recipe_can_be_run_in_rounds(name: str):
     assert recipe.data.validation_images == 0
     assert recipe.augment == recipes.load(name).augment
     assert recipe.model == recipes.load(name).model
+    assert recipe.perturbation is None or recipe.perturbation.start == 0  # else rounds would be of two kinds of steps
 
 
 def test_a_profile_tells_the_parts_of_a_step_apart():
