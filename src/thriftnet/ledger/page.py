@@ -102,30 +102,31 @@ def _paper(findings: Findings, paper: str) -> Iterator[Block]:
     numbers = [claim for claim in own if isinstance(claim, (AccuracyClaim, CurveClaim))]
     if numbers:
         yield Table(
-            ["claim", "place", "claimed", "measured", "difference", "outcome", "explained by", "conditions"],
+            ["claim", "claimed", "measured", "difference", "outcome", "place", "explained by", "conditions"],
             [_number_row(findings, claim) for claim in numbers],
             "Numbers that a training gives.",
         )
     others = [claim for claim in own if claim not in numbers]
     if others:
         yield Table(
-            ["claim", "place", "claimed", "kind", "outcome"],
-            [[claim.statement, claim.place, _claimed(claim), claim.kind, findings.outcome(claim)] for claim in others],
+            ["claim", "claimed", "outcome", "kind", "place"],
+            [[claim.statement, _claimed(claim), findings.outcome(claim), claim.kind, claim.place] for claim in others],
             "Directions, tables and sentences.",
         )
 
 
 def _number_row(findings: Findings, claim: AccuracyClaim | CurveClaim) -> list[Cell]:
     row = findings.rows.get(claim.id)
-    left: list[Cell] = [f"{claim.statement} ({claim.recipe})", claim.place, _claimed(claim)]
+    left: list[Cell] = [f"{claim.statement} ({claim.recipe})", _claimed(claim)]
     if row is None:
-        return [*left, None, None, "not asked for", None, None]
+        return [*left, None, None, "not asked for", claim.place, None, None]
     measured = row.measured
     return [
         *left,
         None if measured is None else measured.text,
         _difference(row),
         row.status,
+        claim.place,
         "; ".join(row.explanations) or None,
         None if measured is None else measured.conditions,
     ]
