@@ -6,6 +6,7 @@
     │   ├── BudgetError            the network has more trainable parameters than the budget
     │   ├── DataError              data that cannot be found, read or used
     │   ├── RunFolderError         a run folder that is missing, damaged, occupied or unwritable
+    │   │   └── FolderInUseError   another process writes to it right now
     │   ├── StudyError             a study's file, folder or engine
     │   └── MissingExtraError      an optional dependency is not installed
     ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
@@ -59,6 +60,10 @@ class DataError(UserError):
 
 class RunFolderError(UserError):
     """A run folder that is missing, damaged, occupied or unwritable."""
+
+
+class FolderInUseError(RunFolderError):
+    """Another process, or another thread of this one, writes to the run folder right now."""
 
 
 class StudyError(UserError):

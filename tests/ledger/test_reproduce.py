@@ -7,6 +7,8 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from tests.conftest import thriftnet
 from tests.ledger.conftest import Bench
+from tests.training.test_lock import HOLD
 from thriftnet import campaign
 from thriftnet import recipe as recipes
 from thriftnet.data.kept import KeptSource
@@ -110,6 +113,42 @@ def test_the_numbers_are_those_of_the_runs(finished: Finished) -> None:
     ):
         accuracy = [100 * job.run.result["selected"]["validation_accuracy"] for job in (a, b)]
         assert (value.a, value.b, value.difference) == pytest.approx((*accuracy, accuracy[0] - accuracy[1]))
+
+
+def test_a_run_that_another_command_is_training_is_left_to_it(bench: Bench) -> None:
+    taken = bench.plan().jobs[0]
+    taken.path.mkdir(parents=True)
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(taken.path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        said: list[str] = []
+        ledger = bench.reproduce(say=said.append)
+        assert [job.path for job in ledger.plan.missing] == [taken.path]
+        assert not ledger.complete
+        assert sum(f"left to another command: run folder {taken.path} is in use" in line for line in said) == 2
+        assert said[-1] == "other commands are still training 1 of 4 runs; the same command looks again"
+    finally:
+        other.kill()
+        other.wait()
+    before = weights(bench.out)
+    assert bench.reproduce().complete
+    assert before.items() <= weights(bench.out).items()
+
+
+def test_two_commands_share_the_work_of_a_folder(bench: Bench) -> None:
+    code = (
+        "import sys; from thriftnet import api; from thriftnet.training.progress import SilentDisplay\n"
+        "data, out, claims = sys.argv[1:]\n"
+        "api.reproduce(data=data, out=out, claims=claims, scale=0.5, seeds=2, display=SilentDisplay())"
+    )
+    arguments = [sys.executable, "-c", code, str(bench.data), str(bench.out), str(bench.claims_path)]
+    commands = [subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    assert [command.wait() for command in commands] == [0, 0]
+    assert bench.reproduce(seeds=2, write_only=True).complete
+    events = [(path.parent / "events.jsonl").read_text() for path in bench.out.rglob("recipe.toml")]
+    assert len(events) == 8
+    assert all(text.count('"event": "started"') == 1 and '"event": "resumed"' not in text for text in events)
 
 
 def test_cost_of_test_selection_is_best_minus_last(finished: Finished) -> None:

@@ -14,7 +14,7 @@ from thriftnet.config import RuntimeConfig
 from thriftnet.data.dataset import Source
 from thriftnet.data.prepare import prepare
 from thriftnet.data.splits import stratified_subset
-from thriftnet.errors import DataError, Interrupted, NonFiniteLossError, RunFolderError
+from thriftnet.errors import DataError, FolderInUseError, Interrupted, NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.adversarial import AttackConfig, attacked_accuracy
 from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration, training_key
 from thriftnet.run import Run
@@ -71,36 +71,44 @@ def train_plan(
     """Train and evaluate what `plan` lacks, in its order; returns whether all of it is there.
 
     With `hours` it ends after the first epoch past that time. A run whose loss becomes NaN or infinite is marked and
-    not tried again. Raises Interrupted after a signal, and what `campaign.train_missing` raises.
+    not tried again; one that another command is training is left to it, so that several may share a folder. Raises
+    Interrupted after a signal, and what `campaign.train_missing` raises.
     """
     ends_at = float("inf") if hours is None else clock() + hours * 3600
     deadline = _Deadline(display or SilentDisplay(), ends_at, clock)
     wanted = [job for job in plan.jobs if job in plan.asked]
+    places = {job: place for place, job in enumerate(wanted, 1)}
+    left = wanted
     with watch_signals() as request:
-        for place, job in enumerate(wanted, 1):
-            if request.signal_number is not None:
-                request.heed(_interrupted(plan, wanted))
-            if job.diverged or (job.finished and not _wants_evaluation(job)):
-                continue
-            if clock() >= ends_at:
-                say(_out_of_time(plan))
-                return False
-            estimate_s = plan.estimates_s().get(job)
-            left = "" if estimate_s is None else f", about {duration(estimate_s)}"
-            say(f"run {place} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{left}")
-            try:
-                run = train_job(job, source, deadline)
-            except _OutOfTime:
-                say(_out_of_time(plan))
-                return False
-            except NonFiniteLossError as error:
-                job.run.folder.write_json(DIVERGED, {"message": str(error)})
-                say(f"{job.path}: {error}")
-                continue
-            except Interrupted as error:
-                raise Interrupted(_interrupted(plan, wanted), error.signal_number) from None
-            _evaluate(job, run, source)
-    return True
+        for _ in range(2):  # what another command was training may be finished, or given up, by the second time
+            asked, left = left, []
+            for job in asked:
+                if request.signal_number is not None:
+                    request.heed(_interrupted(plan, wanted))
+                if job.diverged or (job.finished and not _wants_evaluation(job)):
+                    continue
+                if clock() >= ends_at:
+                    say(_out_of_time(plan))
+                    return False
+                estimate_s = plan.estimates_s().get(job)
+                about = "" if estimate_s is None else f", about {duration(estimate_s)}"
+                say(f"run {places[job]} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{about}")
+                try:
+                    _evaluate(job, train_job(job, source, deadline), source)
+                except FolderInUseError as error:
+                    say(f"left to another command: {error}")
+                    left.append(job)
+                except _OutOfTime:
+                    say(_out_of_time(plan))
+                    return False
+                except NonFiniteLossError as error:
+                    job.run.folder.write_json(DIVERGED, {"message": str(error)})
+                    say(f"{job.path}: {error}")
+                except Interrupted as error:
+                    raise Interrupted(_interrupted(plan, wanted), error.signal_number) from None
+    if left:
+        say(f"other commands are still training {len(left)} of {len(wanted)} runs; the same command looks again")
+    return not left
 
 
 def _interrupted(plan: Plan, wanted: Sequence[Job]) -> str:

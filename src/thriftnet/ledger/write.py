@@ -49,13 +49,13 @@ def reproduce(
     RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper.
     """
     claims.of_paper(request.paper)  # an unknown paper is told before the data is read
-    earlier = [each for each in read_requests(out) if each != request]
-    requests = [*earlier, request]
     kept = KeptSource(source)
-    planned = plan(request, claims, DataShape.of(kept), out, earlier)
+    shape = DataShape.of(kept)
+    requests, planned = _planned(request, claims, shape, out)
     _remember(requests, out)
     if not write_only:
         train_plan(planned, kept, hours=hours, display=display, say=say)
+        requests, planned = _planned(request, claims, shape, out)  # other commands may have worked here meanwhile
     asked = claims if any(each.paper == "all" for each in requests) else _of_papers(claims, requests)
     findings = find(planned, asked)
     page = ledger_page(findings, command_of(request, source, out))
@@ -63,6 +63,12 @@ def reproduce(
     write_atomic(out / "ledger.md", to_markdown(page))
     write_atomic(out / "ledger.json", json.dumps(findings.as_dict(), indent=2, allow_nan=False) + "\n")
     return Ledger(out / "ledger.html", planned, findings, complete=not planned.missing)
+
+
+def _planned(request: Request, claims: Claims, shape: DataShape, out: Path) -> tuple[list[Request], Plan]:
+    """(all requests of the folder, `request` last; what they need)."""
+    earlier = [each for each in read_requests(out) if each != request]
+    return [*earlier, request], plan(request, claims, shape, out, earlier)
 
 
 def command_of(request: Request, source: Source, out: Path) -> str:

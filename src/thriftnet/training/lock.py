@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from thriftnet.errors import RunFolderError
+from thriftnet.errors import FolderInUseError
 from thriftnet.storage import remove_partial_files, storage_error
 
 try:
@@ -37,7 +37,7 @@ _held: set[tuple[Path, int]] = set()
 def only_writer(folder: Path) -> Iterator[None]:
     """Keep other processes, and other threads of this one, from writing to `folder` while the block runs.
 
-    The thread that holds it may enter again. Raises RunFolderError where another writer has it, naming that one;
+    The thread that holds it may enter again. Raises FolderInUseError where another writer has it, naming that one;
     StorageError where the folder cannot be written to or its file system knows no locks.
     """
     held = Path(os.path.realpath(folder)), threading.get_ident()
@@ -72,7 +72,7 @@ def _acquire(folder: Path) -> int:
         except BlockingIOError:
             holder = _holder(os.pread(descriptor, RECORD_BYTES, 0))
             os.close(descriptor)
-            raise RunFolderError(
+            raise FolderInUseError(
                 f"run folder {folder} is in use: {holder}; nothing was changed; wait for it or use another folder"
             ) from None
         except OSError as error:
