@@ -95,8 +95,8 @@ def train_plan(
                 say(f"run {places[job]} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{about}")
                 try:
                     _evaluate(job, train_job(job, source, deadline), source)
-                except FolderInUseError as error:
-                    say(f"left to another command: {error}")
+                except FolderInUseError:
+                    say("another command is training it; it is left to that")
                     left.append(job)
                 except _OutOfTime:
                     say(_out_of_time(plan))
