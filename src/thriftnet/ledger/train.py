@@ -167,7 +167,7 @@ def measure_under_attack(run: Run, source: Source, attack: AttackConfig) -> dict
         run.data.std,
         attack,
         device=runtime.device,
-        batch_size=run.recipe.training.evaluation_batch_size,
+        batch_size=run.recipe.training.batch_size,  # gradients take the memory of a training step, not of an evaluation
     )
     return {
         "accuracy": accuracy,
