@@ -94,21 +94,29 @@ def train_plan(
                 about = "" if estimate_s is None else f", about {duration(estimate_s)}"
                 say(f"run {places[job]} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{about}")
                 try:
-                    _evaluate(job, train_job(job, source, deadline), source)
-                except FolderInUseError:
-                    say("another command is training it; it is left to that")
-                    left.append(job)
+                    if not _trained_and_evaluated(job, source, deadline, say):
+                        left.append(job)
                 except _OutOfTime:
                     say(_out_of_time(plan))
                     return False
-                except NonFiniteLossError as error:
-                    job.run.folder.write_json(DIVERGED, {"message": str(error)})
-                    say(f"{job.path}: {error}")
                 except Interrupted as error:
                     raise Interrupted(_interrupted(plan, wanted), error.signal_number) from None
     if left:
         say(f"other commands are still training {len(left)} of {len(wanted)} runs; the same command looks again")
     return not left
+
+
+def _trained_and_evaluated(job: Job, source: Source, display: Display, say: Callable[[str], None]) -> bool:
+    """False: another command is training this run. A run that diverges is marked, and done with."""
+    try:
+        _evaluate(job, train_job(job, source, display), source)
+    except FolderInUseError:
+        say("another command is training it; it is left to that")
+        return False
+    except NonFiniteLossError as error:
+        job.run.folder.write_json(DIVERGED, {"message": str(error)})
+        say(f"{job.path}: {error}")
+    return True
 
 
 def _interrupted(plan: Plan, wanted: Sequence[Job]) -> str:
