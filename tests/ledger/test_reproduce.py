@@ -115,6 +115,15 @@ def test_the_numbers_are_those_of_the_runs(finished: Finished) -> None:
         assert (value.a, value.b, value.difference) == pytest.approx((*accuracy, accuracy[0] - accuracy[1]))
 
 
+def test_attacks_need_no_more_memory_than_a_training_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(ledger_train, "attacked_accuracy", lambda *_, batch_size, **__: sizes.append(batch_size) or 0.5)
+    ledger = bench.reproduce(rows=False)
+    training = ledger.plan.jobs[0].recipe.training
+    assert training.batch_size < training.evaluation_batch_size
+    assert set(sizes) == {training.batch_size}
+
+
 def test_a_run_that_another_command_is_training_is_left_to_it(bench: Bench) -> None:
     taken = bench.plan().jobs[0]
     taken.path.mkdir(parents=True)
