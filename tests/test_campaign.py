@@ -48,6 +48,25 @@ def test_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
+def test_a_run_that_another_command_begins_meanwhile_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_missing(tiny_recipe(), TinySource(), tmp_path / "whole")
+    original, resumed = campaign.fit, list[bool]()
+
+    def beaten(*arguments: Any, resume: bool) -> Any:
+        resumed.append(resume)
+        if not resume:  # the other command is faster, and is stopped after an epoch
+            with pytest.raises(Interrupted):
+                original(*arguments[:3], StopsAfterAnEpoch(), resume=False)
+        return original(*arguments, resume=resume)
+
+    monkeypatch.setattr(campaign, "fit", beaten)
+    assert is_finished(train_missing(tiny_recipe(), TinySource(), tmp_path / "run"))
+    assert resumed == [False, True]
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
 def test_folder_of_another_recipe_is_refused_and_kept(tmp_path: Path) -> None:
     train_missing(tiny_recipe(), TinySource(), tmp_path / "run")
     before = weights(tmp_path / "run")

@@ -36,7 +36,13 @@ def train_missing(
         check_same(run, recipe, source)
         if is_finished(run):
             return run
-    data = fit(recipe, source, run.folder, display or SilentDisplay(), resume=begun)
+    try:
+        data = fit(recipe, source, run.folder, display or SilentDisplay(), resume=begun)
+    except RunFolderError:
+        if begun or not run.folder.has("recipe.toml"):
+            raise
+        # Another command has begun it since we looked: theirs to finish, or ours to go on with.
+        return train_missing(recipe, source, path, display, figures)
     run = Run(path)
     if figures:
         draw_training_figures(run, data)
