@@ -23,8 +23,10 @@ from thriftnet.data.kept import KeptSource
 from thriftnet.data.npz import NpzSource
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, UserError
 from thriftnet.ledger import train as ledger_train
-from thriftnet.ledger.findings import Measured, RowFinding, find
+from thriftnet.ledger.findings import find
+from thriftnet.ledger.measured import Measured
 from thriftnet.ledger.page import ledger_page
+from thriftnet.ledger.rows import RowFinding
 from thriftnet.ledger.train import train_plan
 from thriftnet.ledger.write import Ledger
 from thriftnet.reporting.page import Table

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from thriftnet.ledger.audit import corrections
 from thriftnet.ledger.claims import AccuracyClaim, AnyClaim, AuditClaim, CurveClaim
-from thriftnet.ledger.findings import REPRODUCED_FROM, DirectionFinding, Findings, RowFinding
+from thriftnet.ledger.directions import DirectionFinding
+from thriftnet.ledger.findings import Findings
 from thriftnet.ledger.plan import duration
+from thriftnet.ledger.rows import REPRODUCED_FROM, RowFinding
 from thriftnet.reporting.ledger_figures import ClaimDot, ForestRow, draw_claims, draw_forest, forest_data
 from thriftnet.reporting.page import Block, Cell, Code, Drawing, Facts, Link, Page, Section, Table, Text
 

@@ -1,0 +1,126 @@
+"""Whether A is better than B: pairs of runs with the same seeds, and the verdict over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal
+
+from thriftnet.evaluation.compare import Verdict, paired_interval, verdict
+from thriftnet.ledger.claims import Direction
+from thriftnet.ledger.measured import Measured, mean_of
+from thriftnet.ledger.plan import Pair
+from thriftnet.ledger.train import attack_file
+from thriftnet.run import Run
+
+
+@dataclass(frozen=True)
+class PairValue:
+    """One seed of a direction."""
+
+    seed: int
+    a: float
+    b: float
+    difference: float
+    """A - B, in the direction's unit; of `worst_lead` the lowest of all epochs, so not that of a and b."""
+
+
+@dataclass(frozen=True)
+class DirectionFinding:
+    """A - B over the seeds that both sides have."""
+
+    direction: Direction
+    values: tuple[PairValue, ...]
+    difference: Measured | None
+    verdict: Verdict | Literal["missing"]
+    a_labels: tuple[str, ...]
+    b_labels: tuple[str, ...]
+    missing_seeds: tuple[int, ...]
+    diverged: tuple[str, ...]
+    """`B, seed 1`."""
+
+
+def direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
+    """From the shortening with the most pairs (three are as good as more), of equal ones the most faithful."""
+    found = [(pair, _pair_values(pair)) for pair in pairs]
+    best, values = max(found, key=lambda each: min(len(each[1]), 3))  # of equal ones the first, which is more faithful
+    direction = best.direction
+    labels = tuple(dict.fromkeys([*best.a.labels, *best.b.labels]))
+    diverged = tuple(
+        f"{side}, seed {job.recipe.training.seed}"
+        for side, jobs in (("A", best.a_jobs), ("B", best.b_jobs))
+        for job in jobs
+        if job.diverged
+    )
+    measured_seeds = {value.seed for value in values}
+    waiting = [
+        a.recipe.training.seed
+        for a, b in zip(best.a_jobs, best.b_jobs, strict=True)
+        if a.recipe.training.seed not in measured_seeds and not a.diverged and not b.diverged
+    ]
+    both = {a: value.difference for a in best.a_jobs for value in values if value.seed == a.recipe.training.seed}
+    split = "1,000 or fewer validation images" if direction.attack is not None else "validation"
+    selection = "validation-selected" if direction.measure == "accuracy" else "every epoch"
+    difference = mean_of(best.a, both, direction.unit, split, selection, labels)
+    signed = [direction.sign * value.difference for value in values]
+    decided = verdict(paired_interval(signed)) if signed else "missing"
+    return DirectionFinding(
+        direction, values, difference, decided, best.a.labels, best.b.labels, tuple(waiting), diverged
+    )
+
+
+def _pair_values(pair: Pair) -> tuple[PairValue, ...]:
+    found = []
+    for a, b in zip(pair.a_jobs, pair.b_jobs, strict=True):
+        if a.finished and b.finished:
+            value = _pair_value(pair.direction, a.recipe.training.seed, a.run, b.run)
+            if value is not None:
+                found.append(value)
+    return tuple(found)
+
+
+def _pair_value(direction: Direction, seed: int, a: Run, b: Run) -> PairValue | None:
+    match direction.measure:
+        case "worst_lead":
+            leads = [first - second for first, second in zip(_curve(a), _curve(b), strict=False)]
+            return PairValue(seed, _curve(a)[-1], _curve(b)[-1], min(leads))
+        case "epoch_time":
+            first, second = (float(run.result["elapsed_s"]) / int(run.result["epochs"]) for run in (a, b))
+            return PairValue(seed, first, second, 100 * (first / second - 1)) if second > 0 else None
+    values = [_side_value(direction, run) for run in (a, b)]
+    if values[0] is None or values[1] is None:
+        return None
+    return PairValue(seed, values[0], values[1], values[0] - values[1])
+
+
+def _side_value(direction: Direction, run: Run) -> float | None:
+    match direction.measure:
+        case "accuracy":
+            return 100 * float(run.result["selected"]["validation_accuracy"])
+        case "early_accuracy":
+            curve = _curve(run)
+            return curve[min(direction.at_epoch or 1, len(curve)) - 1]
+        case "roughness":
+            return roughness(_curve(run))
+        case _:
+            assert direction.attack is not None  # the config demands it
+            name = attack_file(direction.attack)
+            return 100 * float(run.folder.read_json(name)["accuracy"]) if run.folder.has(name) else None
+
+
+def _curve(run: Run) -> list[float]:
+    """Validation accuracy after each epoch, in per cent."""
+    return [100 * float(row["validation_accuracy"]) for row in run.history]
+
+
+def roughness(curve: Sequence[float]) -> float | None:
+    """Mean size of the change from one epoch to the next over the second half of a curve; None for under three values.
+
+    The first half rises for every network, and its rise is no roughness.
+    """
+    second = curve[len(curve) // 2 :]
+    if len(second) < 2 or len(curve) < 3:
+        return None
+    return fmean(abs(after - before) for before, after in pairwise(second))

@@ -1,0 +1,171 @@
+"""Accuracies and curves of the papers: claimed, measured, and what stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from thriftnet.ledger.claims import AccuracyClaim, CurveClaim
+from thriftnet.ledger.measured import Measured, mean_of
+from thriftnet.ledger.plan import Job, Row, RowClaim
+from thriftnet.run import Run
+
+REPRODUCED_FROM = 0.25
+"""Share of the paper's epochs below which a row says that it reproduces nothing."""
+
+RowState = Literal["measured", "started", "diverged", "missing"]
+
+
+@dataclass(frozen=True)
+class RowFinding:
+    """An accuracy or a curve: claimed, measured, and what stands between them."""
+
+    claim: RowClaim
+    state: RowState
+    measured: Measured | None
+    difference: float | None
+    """Measured - claimed (of a range, from its nearer end; 0 within it); None where either is missing."""
+    explanations: tuple[str, ...]
+    status: str
+    """`missing`, `not reproduced: ...`, or how the number compares."""
+
+
+def row_finding(rows: Sequence[Row]) -> RowFinding:
+    """From the most faithful shortening that has a number."""
+    for row in rows:
+        values = {job: _row_value(row, job.run) for job in row.jobs if job.finished and not _lacks_test(job)}
+        measured = mean_of(row.shortened, values, _row_unit(row.claim), *_row_split(row))
+        if measured is not None:
+            return _compared(row, measured, never=sum(value is None for value in values.values()))
+    return _unmeasured(rows)
+
+
+def _unmeasured(rows: Sequence[Row]) -> RowFinding:
+    claim, jobs = rows[0].claim, [job for row in rows for job in row.jobs]
+    reasons = [job.diverged for job in jobs if job.diverged]
+    if len(reasons) == len(jobs):
+        return RowFinding(claim, "diverged", None, None, (), f"diverged: {reasons[0]}")
+    row = next((row for row in rows if any(job.finished for job in row.jobs)), None)
+    if row is not None and all(map(_lacks_test, row.jobs)):
+        return RowFinding(claim, "started", None, None, (), "missing: trained, but not evaluated yet")
+    if row is not None:
+        labels = "; ".join(row.shortened.labels) or "full length"
+        return RowFinding(claim, "measured", None, None, (), f"not reproduced: never reached [{labels}]")
+    furthest = max(jobs, key=lambda job: job.epochs_done)
+    if furthest.epochs_done:
+        done = f"{furthest.epochs_done} of {furthest.recipe.training.epochs} epochs are there"
+        return RowFinding(claim, "started", None, None, (), f"missing: {done}")
+    return RowFinding(claim, "missing", None, None, (), "missing")
+
+
+def _lacks_test(job: Job) -> bool:
+    return job.needs_test and not job.run.folder.has("evaluation-test.json")
+
+
+def _row_value(row: Row, run: Run) -> float | None:
+    claim, history = row.claim, run.history
+    if isinstance(claim, AccuracyClaim):
+        if claim.split == "train":
+            return 100 * float(history[-1]["train_accuracy"])
+        if claim.split == "test" and not run.test_selected:
+            return 100 * float(run.folder.read_json("evaluation-test.json")["accuracy"])
+        return 100 * float(run.result["selected"][f"{claim.split}_accuracy"])
+    if claim.quantity == "minutes":
+        return float(run.result["elapsed_s"]) / 60
+    if claim.quantity == "generalization_gap":
+        return float(history[-1]["validation_loss"]) - float(history[-1]["train_loss"])
+    accuracies = [100 * float(each[f"{_curve_split(row)}_accuracy"]) for each in history]
+    if claim.quantity == "epochs_to_accuracy":
+        reached = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= (claim.threshold or 0)]
+        return float(reached[0]) if reached else None
+    early = max(1, round(len(accuracies) * (claim.from_share or 0)))
+    return max(accuracies) - max(accuracies[:early])
+
+
+def _curve_split(row: Row) -> str:
+    return "test" if row.shortened.recipe.training.selection == "test" else "validation"
+
+
+def _row_unit(claim: RowClaim) -> str:
+    if isinstance(claim, AccuracyClaim):
+        return "%"
+    units = {"epochs_to_accuracy": "epochs", "minutes": "minutes", "late_gain": "points", "generalization_gap": "nats"}
+    return units[claim.quantity]
+
+
+def _row_split(row: Row) -> tuple[str, str]:
+    """(split, selection) of the measured number."""
+    training = row.shortened.recipe.training
+    if isinstance(row.claim, CurveClaim):
+        if row.claim.quantity in ("minutes", "generalization_gap"):
+            return ("no split" if row.claim.quantity == "minutes" else "validation and training"), "last epoch"
+        return f"{_curve_split(row)} curve", "every epoch"
+    if row.claim.split == "train":
+        return "training images as augmented, during the epoch", "last epoch"
+    selection = {"test": "test-selected", "last": "last epoch", "validation": "validation-selected"}
+    return row.claim.split, selection[training.selection]
+
+
+def _compared(row: Row, measured: Measured, never: int) -> RowFinding:
+    """`never`: finished runs in which what is claimed did not come about, so that they are not in the mean."""
+    difference = _distance(row.claim.claimed, measured.value)
+    explanations = _explanations(row, measured)
+    if never:
+        explanations = (f"never reached in {never} of {never + len(measured.seeds)} runs", *explanations)
+    return RowFinding(row.claim, "measured", measured, difference, explanations, _status(row, measured, difference))
+
+
+def _distance(claimed: Sequence[float], value: float) -> float | None:
+    if not claimed:
+        return None
+    low, high = claimed[0], claimed[-1]
+    return value - high if value > high else value - low if value < low else 0.0
+
+
+def _status(row: Row, measured: Measured, difference: float | None) -> str:
+    shortened = row.shortened
+    if shortened.epochs_share < REPRODUCED_FROM:
+        return f"not reproduced: {measured.epochs} of {measured.full_epochs} epochs"
+    if shortened.width < 1:
+        return f"not reproduced: a twin of {shortened.width:g} of every width"
+    if shortened.images / shortened.images_in_full < REPRODUCED_FROM:
+        return f"not reproduced: {shortened.images:,} of {shortened.images_in_full:,} images"
+    if difference is None:
+        return "measured; no number is claimed"
+    if measured.interval is not None and _overlaps(row.claim.claimed, measured.interval):
+        word = "agrees: the claimed number lies within the interval over seeds"
+    elif difference == 0:
+        word = "agrees: within the claimed range"
+    else:
+        word = f"{'above' if difference > 0 else 'below'} the claim by {abs(difference):.2f} {measured.unit}"
+    return f"{word} (scaled)" if shortened.labels else word
+
+
+def _overlaps(claimed: Sequence[float], interval: tuple[float, float]) -> bool:
+    return interval[0] <= claimed[-1] and claimed[0] <= interval[1]
+
+
+def _explanations(row: Row, measured: Measured) -> tuple[str, ...]:
+    """What a difference from the claim may come from, the largest reasons first."""
+    shortened, recipe = row.shortened, row.shortened.recipe
+    found = []
+    if shortened.width < 1:
+        found.append(f"narrowed to {shortened.width:g} of every width")
+    if shortened.epochs_share < 1:
+        found.append(f"fewer epochs: {measured.epochs} of {measured.full_epochs}")
+    if shortened.images < shortened.images_in_full:
+        found.append(f"fewer images: {shortened.images:,} of {shortened.images_in_full:,}")
+    if "JPEG" in measured.data:
+        found.append("JPEG copy, not the original pixels")
+    elif not measured.data.startswith("CIFAR-10"):
+        found.append(f"another data set: {measured.data}")
+    if row.claim.selection == "test-selected" and recipe.training.selection != "test":
+        found.append("the paper selected on the test set, this run did not")
+    if row.claim.selection == "validation":
+        found.append("the paper does not say which images it validated on")
+    if isinstance(row.claim, CurveClaim) and row.claim.quantity == "minutes":
+        found.append(f"another machine: {measured.device}")
+    if len(measured.seeds) == 1:
+        found.append("one seed")
+    return tuple(found)
