@@ -20,6 +20,7 @@ from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning import engines
 from thriftnet.tuning.engines import LocalWorker, Pool, Worker, local_pool
 from thriftnet.tuning.study import Search
+from thriftnet.tuning.trial import Job
 
 # Long enough that a worker can be met in the middle of a trial.
 LONG = GRID + "[overrides]\ntraining.epochs = 8\n"
@@ -104,6 +105,21 @@ def test_killed_and_sleeping_workers_are_replaced_once_and_counted_never(place: 
     # Run again from what was saved, once.
     assert [events(place, number).count('"started"') for number in range(4)] == [1] * 4
     assert events(place, 0).count('"resumed"') == 1
+
+
+def test_the_median_pruner_stops_a_trial_in_a_worker(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decision goes to another process; it once had a type that could not."""
+    report = Search.report
+
+    def worse_than_before(self: Search, job: Job, epoch: int, value: float) -> bool:
+        return report(self, job, epoch, -float(job.number))
+
+    monkeypatch.setattr(Search, "report", worse_than_before)
+    text = GRID + '[overrides]\ntraining.epochs = 4\n[pruning]\nname = "median"\nstartup_trials = 1\n'
+    with place.search(text) as search:
+        local_pool(search, StopRequest(), 1, 30.0).run()
+        assert [trial.state.name for trial in search.trials()] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+        assert [trial.user_attrs["facts"]["epochs"] for trial in search.trials()] == [4, 1, 1, 1]
 
 
 def test_a_signal_ends_all_workers_and_the_study_goes_on(place: Place) -> None:

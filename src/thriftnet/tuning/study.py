@@ -125,7 +125,7 @@ class Search:
         handle = Trial(self.optuna, trial._trial_id)
         if epoch not in trial.intermediate_values:
             handle.report(value, epoch)
-        return self.config.pruning is not None and handle.should_prune()
+        return self.config.pruning is not None and bool(handle.should_prune())  # the median pruner answers in NumPy
 
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Record how a trial ended."""
