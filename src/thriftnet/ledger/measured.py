@@ -92,6 +92,7 @@ def mean_of(
 
 
 def measured_dict(measured: Measured | None) -> dict[str, Any] | None:
+    """For ledger.json: every field, and the text that the number is shown as."""
     return None if measured is None else {**asdict(measured), "text": measured.text}
 
 

@@ -12,7 +12,7 @@ from thriftnet.ledger.plan import Job, Row, RowClaim
 from thriftnet.run import Run
 
 REPRODUCED_FROM = 0.25
-"""Share of the paper's epochs below which a row says that it reproduces nothing."""
+"""Share of the paper's epochs, and of its images, below which a row says that it reproduces nothing."""
 
 RowState = Literal["measured", "started", "diverged", "missing"]
 
