@@ -211,6 +211,17 @@ def test_every_number_carries_its_labels(finished: Finished) -> None:
     assert shown > 15
 
 
+def test_a_direction_says_what_and_of_which_epoch_it_was_measured(finished: Finished) -> None:
+    """An attack meets the selected weights, an early accuracy is of one epoch; neither is of every epoch."""
+    _, ledger = finished
+    found = {id: each.difference for id, each in ledger.findings.directions.items()}
+    assert {id: (each.split, each.selection) for id, each in found.items() if each is not None} == {
+        "one-rate": ("validation", "validation-selected"),
+        "one-rate-early": ("validation", "epoch 1"),
+        "one-robust": ("at most 1,000 validation images", "validation-selected"),
+    }
+
+
 def test_a_test_selected_number_says_so_everywhere(finished: Finished) -> None:
     _, ledger = finished
     assert "test-selected" in ledger.findings.rows["one-best"].measured.text  # type: ignore[union-attr]

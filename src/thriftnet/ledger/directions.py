@@ -12,7 +12,7 @@ from thriftnet.evaluation.compare import Verdict, paired_interval, verdict
 from thriftnet.ledger.claims import Direction
 from thriftnet.ledger.measured import Measured, mean_of
 from thriftnet.ledger.plan import Pair
-from thriftnet.ledger.train import attack_file
+from thriftnet.ledger.train import ATTACKED_IMAGES, attack_file
 from thriftnet.run import Run
 
 
@@ -61,14 +61,29 @@ def direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
         if a.recipe.training.seed not in measured_seeds and not a.diverged and not b.diverged
     ]
     both = {a: value.difference for a in best.a_jobs for value in values if value.seed == a.recipe.training.seed}
-    split = "1,000 or fewer validation images" if direction.attack is not None else "validation"
-    selection = "validation-selected" if direction.measure == "accuracy" else "every epoch"
-    difference = mean_of(best.a, both, direction.unit, split, selection, labels)
+    difference = mean_of(best.a, both, direction.unit, *_split_and_selection(direction), labels)
     signed = [direction.sign * value.difference for value in values]
     decided = verdict(paired_interval(signed)) if signed else "missing"
     return DirectionFinding(
         direction, values, difference, decided, best.a.labels, best.b.labels, tuple(waiting), diverged
     )
+
+
+def _split_and_selection(direction: Direction) -> tuple[str, str]:
+    """What the compared values were measured on, and of which epoch."""
+    match direction.measure:
+        case "accuracy":
+            return "validation", "validation-selected"
+        case "adversarial_accuracy":
+            return f"at most {ATTACKED_IMAGES:,} validation images", "validation-selected"
+        case "early_accuracy":
+            return "validation", f"epoch {direction.at_epoch or 1}"
+        case "epoch_time":
+            return "no split", "mean of all epochs"
+        case "roughness":
+            return "validation", "second half of the epochs"
+        case "worst_lead":
+            return "validation", "every epoch"
 
 
 def _pair_values(pair: Pair) -> tuple[PairValue, ...]:
