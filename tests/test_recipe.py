@@ -187,6 +187,22 @@ def test_none_takes_an_inherited_value_away(write: Any) -> None:
     assert recipes.load("liu-4x2", ["schedule.half_period_steps=none"]).schedule.half_period_steps is None
 
 
+def test_none_as_a_sections_name_never_brings_the_default_kind_back(write: Any) -> None:
+    """Before, `perturbation.name=none` took the word away, the default held, and AMP was trained."""
+    complaint = (
+        r"perturbation\.name = 'none': input should be 'amp', 'sam' or 'asam'; to do without: --set perturbation=none"
+    )
+    with pytest.raises(RecipeError, match=complaint):
+        recipes.load("tirumalasetty-resnext29-amp", ["perturbation.name=none"])
+    with pytest.raises(RecipeError, match=complaint):
+        recipes.load(write("inherits = 'tirumalasetty-resnext29-amp'\n[perturbation]\nname = 'none'"))
+    assert recipes.load("tirumalasetty-resnext29-amp", ["perturbation=none"]).perturbation is None
+    with pytest.raises(RecipeError, match=r"augment\.mix\.name = 'none'.*; to do without: --set augment\.mix=none"):
+        recipes.load("liu-4x2", ["augment.mix.name=none"])
+    with pytest.raises(RecipeError, match=r"optimizer\.name = 'none': input should be 'sgd', 'adam' or 'adamw'$"):
+        recipes.load("liu-4x2", ["optimizer.name=none"])
+
+
 def test_inherits_a_packaged_recipe(write: Any) -> None:
     mine = recipes.load(write("inherits = 'liu-4x2'\n[training]\nepochs = 3"))
     assert mine.training.epochs == 3

@@ -212,12 +212,15 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 
 
 def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables merge key by key; every other value of the child replaces the parent's, and `none` takes it away."""
+    """Tables merge key by key; every other value of the child replaces the parent's, and `none` takes it away.
+
+    But not a section's `name`: taken away, the default kind would come back where none was asked for.
+    """
     merged = dict(parent)
     for key, value in child.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both_tables else value
-        if value == ABSENT:
+        if value == ABSENT and key != "name":
             del merged[key]
     return merged
 
@@ -225,7 +228,7 @@ def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
 def _apply_override(tables: dict[str, Any], override: str) -> None:
     """`optimizer.lr=0.05`, `augment.ops.0.degrees=10` or `model.widths=[16, 32]`, written into `tables`.
 
-    `none` takes a value away, so that the default holds again.
+    `none` takes a value away, so that the default holds again; a section's `name` stays, as in a file.
     """
     if len(override) > MOST_OVERRIDE_CHARACTERS:
         raise RecipeError(
@@ -254,7 +257,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
                 place.setdefault(step, {})
         else:
             raise RecipeError(f"--set {key}: {'.'.join(steps[:depth])} is a value, not a table")
-        if last and value == ABSENT and isinstance(place, dict):
+        if last and value == ABSENT and step != "name" and isinstance(place, dict):
             place.pop(step_key, None)
         elif last:
             place[step_key] = value
@@ -292,17 +295,24 @@ def explain(error: ValidationError, root: type[BaseModel] = RecipeConfig) -> str
     message = message[0].lower() + message[1:]
     word = complaint["input"]
     expected = str(complaint.get("ctx", {}).get("expected", complaint.get("ctx", {}).get("expected_tags", "")))
-    hint = (
-        nearest(word, [name.strip("' ") for name in expected.replace(" or ", ",").split(",")])
-        if isinstance(word, str)
-        else ""
-    )
+    hint = ""
+    if word == ABSENT and place[-1] == "name" and _is_optional(place[:-1], root):
+        section = ".".join(map(str, shown[:-1]))
+        hint = f"; to do without: --set {section}={ABSENT}, or {section} = '{ABSENT}' above the sections of a file"
+    elif isinstance(word, str):
+        hint = nearest(word, [name.strip("' ") for name in expected.replace(" or ", ",").split(",")])
     return f"{field} = {word!r:.{MOST_SHOWN}}: {message}{hint}"
 
 
 def _fields_at(place: Sequence[int | str], root: type[BaseModel]) -> list[str]:
     """Field names of the section at `place`."""
     return sorted({name for section in _sections_at(place, root) for name in section.model_fields})
+
+
+def _is_optional(place: Sequence[int | str], root: type[BaseModel]) -> bool:
+    """Whether a recipe may have no section at `place`."""
+    fields = [section.model_fields.get(str(place[-1])) for section in _sections_at(place[:-1], root)] if place else []
+    return any(field is not None and field.default is None for field in fields)
 
 
 def _sections_at(place: Sequence[int | str], root: type[BaseModel]) -> list[type[BaseModel]]:
