@@ -296,6 +296,29 @@ class TestPruning:
         assert [trial.state.name for trial in search.trials()] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
         assert [facts(search, number)["epochs"] for number in (1, 2, 3)] == [1, 1, 1]
 
+    @pytest.mark.parametrize("worse_by", [0.0, 0.01])
+    def test_trials_of_different_lengths_are_compared_at_the_same_share_of_their_epochs(
+        self, place: Place, worse_by: float
+    ) -> None:
+        """Accuracy rises with the share of the schedule: at equal epochs each trial of 8 would lose to those of 4."""
+        text = (
+            GRID.replace("optimizer.lr = { values = [0.01, 0.1] }", "training.epochs = { values = [4, 8] }")
+            + '[pruning]\nname = "median"\nstartup_trials = 2\nwarmup_epochs = 1\n'
+        )
+        with place.search(text) as search:
+            while (job := search.next_job()) is not None:
+
+                def report(epoch: int, value: float, job: Job = job) -> bool:
+                    share = epoch / job.recipe.training.epochs
+                    return search.report(job, epoch, share - worse_by * (job.recipe.training.epochs == 8))
+
+                search.finish(job, run_trial(job, report))
+            states = [trial.state.name for trial in search.trials()]
+            assert states == ["COMPLETE"] * 4 if worse_by == 0.0 else ["COMPLETE"] * 2 + ["PRUNED"] * 2
+            assert sorted(search.trials()[0].intermediate_values) == [2, 5, 7, 10]
+            if worse_by:  # epoch 2 of 8 is the first that a trial of 4 has too, and lies after the warm-up
+                assert [facts(search, number)["epochs"] for number in (2, 3)] == [2, 2]
+
     def test_a_decision_whose_record_was_lost_is_made_again_without_training(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -61,13 +61,14 @@ class PruningConfig(Section):
     name: Literal["median", "successive_halving"]
     """`median`: its best value so far is worse than the median of earlier trials at the same epoch.
     `successive_halving`: it is not among the best 1 / reduction_factor at one of the epochs min_epochs,
-    min_epochs * reduction_factor, ... (arXiv 1810.05934)."""
+    min_epochs * reduction_factor, ... (arXiv 1810.05934).
+    Where the space has `training.epochs`, trials are compared at the same tenth of their own epochs instead."""
     startup_trials: Annotated[int, Field(ge=0)] = 5
     """`median`: completed trials before any is stopped."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    """`median`: epochs of a trial before it may be stopped."""
+    """`median`: epochs of a trial, its own, before it may be stopped."""
     min_epochs: Count = 1
-    """`successive_halving`: epochs of the first decision."""
+    """`successive_halving`: epochs of the first decision (tenths, where trials are compared at tenths)."""
     reduction_factor: Annotated[int, Field(ge=2)] = 4
     """`successive_halving`: one in this many goes on."""
 

@@ -10,7 +10,8 @@ from thriftnet.errors import RunFolderError, StudyError
 from thriftnet.reporting.figures import save
 from thriftnet.reporting.study_report import State, StudyFacts, TrialFacts, study_drawings
 from thriftnet.training.run_folder import RunFolder
-from thriftnet.tuning.config import PruningConfig, ResolvedStudy, SamplerConfig, load
+from thriftnet.tuning.config import ResolvedStudy, SamplerConfig, StudyConfig, load
+from thriftnet.tuning.pruning import compares_shares, epoch_of
 from thriftnet.tuning.storage import open_storage, require_optuna, without_password
 from thriftnet.tuning.study import number_of, planned_trials, read_facts
 
@@ -63,7 +64,7 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         objective=config.objective,
         maximize=config.maximize,
         sampler=_sampler(config.sampler),
-        pruning=_pruning(config.pruning),
+        pruning=_pruning(config),
         planned=planned_trials(study),
         data=data,
         seed=base.training.seed,
@@ -75,21 +76,21 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         constraints=config.constraints,
         importance=_importance(recorded, list(config.space)),
         folder=str(folder),
-        trials=[_trial(trial) for trial in sorted(trials, key=number_of)],
+        trials=[_trial(config, trial) for trial in sorted(trials, key=number_of)],
     )
 
 
-def _trial(trial: FrozenTrial) -> TrialFacts:
+def _trial(config: StudyConfig, trial: FrozenTrial) -> TrialFacts:
     states: dict[str, State] = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
     facts: dict[str, Any] = trial.user_attrs.get("facts", {})
-    steps = trial.intermediate_values
+    epochs = epoch_of(config, max(trial.intermediate_values, default=0), trial.params.get("training.epochs", 0))
     return TrialFacts(
         number=number_of(trial),
         state=states.get(trial.state.name, "running"),
         objective=trial.value,
         setting=trial.params,
         reused_from=trial.user_attrs.get("reused_from"),
-        **({"epochs": max(steps, default=0)} | facts),
+        **({"epochs": epochs} | facts),
     )
 
 
@@ -124,12 +125,16 @@ def _sampler(sampler: SamplerConfig) -> str:
     }[sampler.name]
 
 
-def _pruning(pruning: PruningConfig | None) -> str:
+def _pruning(config: StudyConfig) -> str:
+    pruning = config.pruning
     if pruning is None:
         return "none"
+    shares = compares_shares(config)
     if pruning.name == "median":
-        return f"median, after {pruning.startup_trials} completed trials and {pruning.warmup_epochs} epochs of its own"
-    return f"successive halving, one in {pruning.reduction_factor} from epoch {pruning.min_epochs} on"
+        own = f"{pruning.startup_trials} completed trials and {pruning.warmup_epochs} epochs of its own"
+        return f"median, after {own}" + (", at equal tenths of the epochs" if shares else "")
+    first = f"tenth {pruning.min_epochs} of its own epochs" if shares else f"epoch {pruning.min_epochs}"
+    return f"successive halving, one in {pruning.reduction_factor} from {first} on"
 
 
 def packaged_table() -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from thriftnet.storage import storage_error, write_atomic
 from thriftnet.training.lock import LOCK
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning.config import ResolvedStudy, load
+from thriftnet.tuning.pruning import make_pruner, may_stop, step_of
 from thriftnet.tuning.space import grid, parse_constraint, value_at
 from thriftnet.tuning.storage import JOURNAL, one_writer, open_storage, repair_journal, require_optuna, without_password
 from thriftnet.tuning.trial import Job, Outcome
@@ -118,21 +119,24 @@ class Search:
                 return job
 
     def report(self, job: Job, epoch: int, value: float) -> bool:
-        """Record an epoch's objective; returns whether the trial is to be pruned there."""
+        """Record an epoch's objective where a step ends; returns whether the trial is to be pruned there."""
         from optuna.trial import Trial
 
+        step = step_of(self.config, epoch, job.recipe.training.epochs)
+        if step is None:
+            return False
         trial = self._trial(job.number)
         handle = Trial(self.optuna, trial._trial_id)
-        if epoch not in trial.intermediate_values:
-            handle.report(value, epoch)
-        return self.config.pruning is not None and bool(handle.should_prune())  # the median pruner answers in NumPy
+        if step not in trial.intermediate_values:
+            handle.report(value, step)
+        return may_stop(self.config, epoch) and bool(handle.should_prune())  # the median pruner answers in NumPy
 
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Record how a trial ended."""
         planned = job.recipe.training.epochs
         history = self._history(job.path)
         for row in history:
-            if row["epoch"] not in self._trial(job.number).intermediate_values:
+            if step_of(self.config, row["epoch"], planned) not in self._trial(job.number).intermediate_values:
                 self.report(job, row["epoch"], row[job.objective])
         facts: dict[str, Any] = {"epochs": len(history), "planned_epochs": planned}
         value = None
@@ -487,19 +491,11 @@ def open_trials(folder: Path, study: ResolvedStudy, name: str, storage: str | No
     """Optuna's study of that name, made where it is not there yet, with this study's pruner."""
     import optuna
 
-    pruning = study.config.pruning
-    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-    if pruning is not None and pruning.name == "median":
-        pruner = optuna.pruners.MedianPruner(
-            pruning.startup_trials, pruning.warmup_epochs + 1
-        )  # its first epoch to decide at
-    elif pruning is not None:
-        pruner = optuna.pruners.SuccessiveHalvingPruner(pruning.min_epochs, pruning.reduction_factor)
     return optuna.create_study(
         storage=open_storage(folder, storage),
         study_name=name,
         direction="maximize" if study.config.maximize else "minimize",
-        pruner=pruner,
+        pruner=make_pruner(study.config),
         load_if_exists=True,
     )
 
