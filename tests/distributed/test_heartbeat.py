@@ -112,3 +112,25 @@ def test_without_their_launcher_processes_save_and_end(place: Path) -> None:
             assert lines[1].startswith("thriftnet: interrupted; epoch ")
     last: dict[str, Any] = json.loads((place / case / "events.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("rank", "launched", "parent_is_gone", "says"),
+    [(0, True, True, 1), (1, True, True, 0), (0, True, False, 0), (0, False, True, 0)],
+)
+def test_the_main_process_says_once_that_its_launcher_has_ended_though_another_noticed_first(
+    rank: int,
+    launched: bool,
+    parent_is_gone: bool,
+    says: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seen on a busy machine: the other one made all stop, and the main one only said `interrupted`."""
+    store: Any = None  # nothing here asks it
+    beats = heartbeat.Heartbeat(rank, 2, store, launched)
+    if parent_is_gone:
+        monkeypatch.setattr(os, "getppid", lambda: 1 + beats._parent)
+    beats.say_if_orphaned()
+    beats.say_if_orphaned()
+    assert capsys.readouterr().err.count("torchrun, which started this, has ended; saving and stopping\n") == says

@@ -53,6 +53,7 @@ class Heartbeat:
         self._answered: float | None = time.monotonic()
         """When the store did so last; None: it is gone."""
         self._all_here, self._done = threading.Event(), threading.Event()
+        self._says, self._orphaned_said = threading.Lock(), False
 
     def start(self) -> None:
         for work in (self._beat, self._judge):
@@ -127,6 +128,18 @@ class Heartbeat:
         if self._answered is not None:
             self._answered = now
 
+    def say_if_orphaned(self) -> None:
+        """Say that the launcher has ended, if it has: another process may have noticed first and made all stop."""
+        if self._launched and os.getppid() != self._parent:
+            self._say_orphaned()
+
+    def _say_orphaned(self) -> None:
+        with self._says:
+            if self.rank == 0 and not self._orphaned_said:
+                self._orphaned_said = True
+                message = "torchrun, which started this, has ended; saving and stopping"
+                print(f"thriftnet: {message}", file=sys.stderr, flush=True)
+
     def _lost(self, lost: Sequence[int], why: str) -> None:
         """End this process; of those that are left the one with the lowest rank says why."""
         speaks = min(set(range(self.world_size)) - set(lost)) == self.rank
@@ -142,10 +155,7 @@ class Heartbeat:
 
     def _orphaned(self) -> None:
         """Ask this process to save and stop, and then to end as it is."""
-        if self.rank == 0:
-            print(
-                "thriftnet: torchrun, which started this, has ended; saving and stopping", file=sys.stderr, flush=True
-            )
+        self._say_orphaned()
         for _ in range(2):  # the second one also ends a process that waits for a step to end
             os.kill(os.getpid(), signal.SIGTERM)
             if self._done.wait(SAVING_S):

@@ -271,6 +271,8 @@ class _Meeting:
         """Whether this process is the one that tells the user: the main one, or the first of those that outlived it."""
         try:
             if self.processes.main:
+                if isinstance(error, Interrupted):
+                    self.heartbeat.say_if_orphaned()
                 self.store.set(MAIN_SPEAKS, "yes")
                 return True
             if isinstance(error, Interrupted) or (self.told and self.heartbeat.hears(0)):
