@@ -212,23 +212,25 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 
 
 def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables merge key by key; every other value of the child replaces the parent's, and `none` takes it away.
-
-    But not a section's `name`: taken away, the default kind would come back where none was asked for.
-    """
+    """Tables merge key by key; every other value of the child replaces the parent's, and `none` takes it away."""
     merged = dict(parent)
     for key, value in child.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both_tables else value
-        if value == ABSENT and key != "name":
+        if _takes_away(key, value):
             del merged[key]
     return merged
+
+
+def _takes_away(key: str | int, value: Any) -> bool:
+    """Whether `value` stands for none. A section's `name` stays: without it the default kind would come back."""
+    return value == ABSENT and key != "name"
 
 
 def _apply_override(tables: dict[str, Any], override: str) -> None:
     """`optimizer.lr=0.05`, `augment.ops.0.degrees=10` or `model.widths=[16, 32]`, written into `tables`.
 
-    `none` takes a value away, so that the default holds again; a section's `name` stays, as in a file.
+    `none` takes a value away, so that the default holds again.
     """
     if len(override) > MOST_OVERRIDE_CHARACTERS:
         raise RecipeError(
@@ -257,7 +259,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
                 place.setdefault(step, {})
         else:
             raise RecipeError(f"--set {key}: {'.'.join(steps[:depth])} is a value, not a table")
-        if last and value == ABSENT and step != "name" and isinstance(place, dict):
+        if last and _takes_away(step_key, value) and isinstance(place, dict):
             place.pop(step_key, None)
         elif last:
             place[step_key] = value

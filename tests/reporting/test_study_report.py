@@ -51,6 +51,7 @@ def study(**changes: Any) -> StudyFacts:
         "planned": 6,
         "data": "digits",
         "seed": 0,
+        "train_images": 90,
         "validation_images": 18,
         "selection": "the best on validation",
         "device": "a CPU",

@@ -37,6 +37,11 @@ class RecipeConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     expect: ExpectConfig = ExpectConfig()
 
+    @property
+    def title(self) -> str:
+        """Its name, with what makes it smaller than the recipe of that name."""
+        return f"{self.name} (reduced: {self.reduced})" if self.reduced else self.name
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         held_out = self.data.validation_images

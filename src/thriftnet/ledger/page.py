@@ -41,8 +41,9 @@ def ledger_page(findings: Findings, command: str) -> Page:
     """The whole ledger. `command` repeats it."""
     claims = findings.claims
     measured = sum(row.measured is not None for row in findings.rows.values())
-    verdicts = Counter(found.verdict for found in findings.directions.values())
-    tested = ", ".join(f"{count} {name}" for name, count in verdicts.items()) or "none asked for"
+    verdicts = Counter[str](found.verdict for found in findings.directions.values())
+    words = {"holds": "hold", "fails": "fail", "not decided": "not decided", "missing": "missing"}
+    tested = ", ".join(f"{verdicts[name]} {word}" for name, word in words.items() if verdicts[name]) or "none asked for"
     papers, missing = len(claims.paper), len(findings.missing)
     rows = f"{measured} of {len(findings.rows)} measured" if findings.rows else "none asked for"
     of_runs = {0: "No run is missing", 1: "1 run is missing"}.get(missing, f"{missing} runs are missing")

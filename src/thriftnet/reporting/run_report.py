@@ -102,7 +102,7 @@ def gather(run: Run) -> RunReport:
     many_classes = len(run.data.class_names) > GRID_CLASSES
     network = build_on_meta(recipe.model, run.data.channels, len(run.data.class_names))
     return RunReport(
-        recipe=f"{recipe.name} (reduced: {recipe.reduced})" if recipe.reduced else recipe.name,
+        recipe=recipe.title,
         dataset=run.data.location
         if run.data.location == run.data.format
         else f"{run.data.format}: {run.data.location}",

@@ -52,6 +52,7 @@ class StudyFacts:
     paper: str
     summary: str
     recipe: str
+    """With what was reduced, as nothing may be shown without."""
     objective: Literal["validation_accuracy", "validation_loss"]
     maximize: bool
     sampler: str
@@ -59,6 +60,8 @@ class StudyFacts:
     planned: int | None
     data: str
     seed: int
+    train_images: int | None
+    """None: all that are not held out."""
     validation_images: int | None
     selection: str
     device: str
@@ -177,6 +180,7 @@ def study_page(study: StudyFacts) -> Page:
         ("Sampler", study.sampler),
         ("Pruning", study.pruning),
         ("Data", study.data),
+        ("Training images", "all others" if study.train_images is None else f"{study.train_images:,}"),
         ("Validation images", "a tenth" if study.validation_images is None else f"{study.validation_images:,}"),
         ("Seed of the trainings", f"{study.seed} (one each)"),
         ("Device", study.device),

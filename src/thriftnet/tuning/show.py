@@ -60,7 +60,7 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         name=config.name,
         paper=config.paper,
         summary=config.summary,
-        recipe=base.name,
+        recipe=base.title,
         objective=config.objective,
         maximize=config.maximize,
         sampler=_sampler(config.sampler),
@@ -68,6 +68,7 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         planned=planned_trials(study),
         data=data,
         seed=base.training.seed,
+        train_images=base.data.train_images,
         validation_images=base.data.validation_images,
         selection="the last epoch" if base.training.selection == "last" else "the best on validation",
         device=", ".join(sorted({_device(folder, trial) for trial in trials} - {""})) or "-",
@@ -76,14 +77,17 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         constraints=config.constraints,
         importance=_importance(recorded, list(config.space)),
         folder=str(folder),
-        trials=[_trial(config, trial) for trial in sorted(trials, key=number_of)],
+        trials=[_trial(study, trial) for trial in sorted(trials, key=number_of)],
     )
 
 
-def _trial(config: StudyConfig, trial: FrozenTrial) -> TrialFacts:
+def _trial(study: ResolvedStudy, trial: FrozenTrial) -> TrialFacts:
     states: dict[str, State] = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
     facts: dict[str, Any] = trial.user_attrs.get("facts", {})
-    epochs = epoch_of(config, max(trial.intermediate_values, default=0), trial.params.get("training.epochs", 0))
+    epochs = 0
+    if trial.intermediate_values:
+        planned_epochs = study.recipe_of(trial.params).training.epochs
+        epochs = epoch_of(study.config, max(trial.intermediate_values), planned_epochs)
     return TrialFacts(
         number=number_of(trial),
         state=states.get(trial.state.name, "running"),
