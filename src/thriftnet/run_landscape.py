@@ -6,7 +6,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from thriftnet import runtime as runtimes
 from thriftnet.augment.draws import Draws
 from thriftnet.config import RuntimeConfig
 from thriftnet.config.fields import MOST_COUNT
-from thriftnet.data.dataset import LabelledImages
+from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.open import open_source
 from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.landscape import (
@@ -36,6 +36,7 @@ from thriftnet.evaluation.landscape import (
 )
 from thriftnet.inference import Split, open_split
 from thriftnet.run import Run
+from thriftnet.runtime import Runtime
 from thriftnet.storage import storage_error, write_atomic
 
 # Of [model], what changes training but not what a trained network computes.
@@ -224,29 +225,17 @@ def measure_landscape(
     each = settings.lines * line_points + grid_points + settings.ascent_steps + 2
     between: np.ndarray | None = None
     with _progress(len(runs) * each + (line_points if len(runs) == 2 else 0)) as progress:
-
-        def loss_of(run: Run, batchnorm: BatchNormStatistics) -> ImageLoss:
-            return ImageLoss(
-                images,
-                run.data.mean,
-                run.data.std,
-                device=runtime.device,
-                channels_last=runtime.channels_last,
-                batch_size=run.recipe.training.evaluation_batch_size,
-                batchnorm=batchnorm,
-                after=progress.advance,
-            )
-
         networks = [runtime.place(network) for network in networks]
         labels = _labels(runs)
         around = []
         for run, network, label in zip(runs, networks, labels, strict=True):
             with progress.stage(label):
-                around.append(_around(run, network, label, loss_of(run, settings.batchnorm), settings))
+                loss = _image_loss(run, images, runtime, settings.batchnorm, progress.advance)
+                around.append(_around(run, network, label, loss, settings))
         if len(runs) == 2:
             with progress.stage(f"from {labels[0]} to {labels[1]}"):
                 fractions = settings.fractions.tolist()
-                re_estimated = loss_of(first, "re-estimated")
+                re_estimated = _image_loss(first, images, runtime, "re-estimated", progress.advance)
                 between = np.array(losses_between(networks[0], networks[1], fractions, re_estimated))
     landscape = Landscape(
         settings,
@@ -264,6 +253,49 @@ def measure_landscape(
     )
     _write(landscape)
     return landscape
+
+
+def measure_sharpness(run: Run, source: Source, settings: Settings) -> dict[str, Any]:
+    """The same sharpness number of one run alone, in fp32 on the device at hand, with what it depends on.
+
+    `rise` is None where a loss was not finite. Raises DataError where `source` is not what the run was trained on.
+    """
+    images = fixed_subset(
+        open_split(source, [run], settings.split, weights="selected", why="sharpness"), settings.images
+    )
+    runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=run.recipe.runtime.threads))
+    network = runtime.place(run.network())
+    loss = _image_loss(run, images, runtime, settings.batchnorm)
+    sharpness = adaptive_sharpness(network, loss.with_gradient, settings.rho, settings.ascent_steps, settings.seed)
+    return {
+        **asdict(sharpness),
+        "rise": _finite(sharpness.rise),
+        "split": settings.split,
+        "images": len(images),
+        "batchnorm": settings.batchnorm,
+        "seed": settings.seed,
+        "device": str(runtime.device),
+    }
+
+
+def _image_loss(
+    run: Run,
+    images: LabelledImages,
+    runtime: Runtime,
+    batchnorm: BatchNormStatistics,
+    after: Callable[[], None] = lambda: None,
+) -> ImageLoss:
+    return ImageLoss(
+        images,
+        run.data.mean,
+        run.data.std,
+        device=runtime.device,
+        channels_last=runtime.channels_last,
+        batch_size=run.recipe.training.evaluation_batch_size,
+        gradient_batch_size=run.recipe.training.batch_size,  # as much memory as training took
+        batchnorm=batchnorm,
+        after=after,
+    )
 
 
 def fixed_subset(images: LabelledImages, count: int) -> LabelledImages:

@@ -66,7 +66,7 @@ def tiny_network(seed: int = 0) -> nn.Module:
                 module.bias.uniform_(-0.5, 0.5)
                 module.eps = 1e-12  # so that a filter's scale is without any effect
                 module.momentum = 1.0
-    network.train()(image_loss()._batches().__next__())
+    network.train()(next(image_loss()._batches(90)))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
@@ -306,6 +306,24 @@ class TestImageLoss:
         whole, parts = (image_loss(batch_size=size).with_gradient(network, weight) for size in (90, 7))
         assert parts[0] == pytest.approx(whole[0], rel=1e-6)
         assert torch.allclose(parts[1][0], whole[1][0], atol=1e-7)
+
+    @pytest.mark.parametrize("batchnorm", ["stored", "re-estimated"])
+    def test_batches_of_gradients_may_be_smaller_so_that_they_fit_into_memory(self, batchnorm: str) -> None:
+        network = tiny_network()
+        weight = [network.get_parameter("conv.weight")]
+        whole = image_loss(batchnorm, batch_size=45).with_gradient(network, weight)
+        seen: list[tuple[bool, int]] = []
+        network.register_forward_pre_hook(lambda _, inputs: seen.append((torch.is_grad_enabled(), len(inputs[0]))))
+        loss = image_loss(batchnorm, batch_size=45)
+        loss.gradient_batch_size = 20
+        small = loss.with_gradient(network, weight)
+        # The same also where statistics are estimated: that is done in the larger batches.
+        assert small[0] == pytest.approx(whole[0], rel=1e-6)
+        assert torch.allclose(small[1][0], whole[1][0], atol=1e-7)
+        assert [size for gradient, size in seen if gradient] == [20, 20, 20, 20, 10]
+        seen.clear()
+        loss(network)
+        assert {size for _, size in seen} == {45}
 
     def test_each_pass_is_reported(self) -> None:
         passes: list[None] = []

@@ -61,7 +61,7 @@ selection = "test-selected"
 claimed = [5.0]
 unit = "points"
 kind = "direction"
-directions = ["one-rate", "one-rate-early", "one-robust"]
+directions = ["one-rate", "one-rate-early", "one-robust", "one-flat"]
 
 [[claim]]
 id = "one-table"
@@ -126,6 +126,15 @@ paper = "one"
 question = "The same, under FGSM"
 measure = "adversarial_accuracy"
 attack = {{ name = "fgsm", epsilon_levels = 2.0 }}
+a = {{ label = "0.05", recipe = "{selected}" }}
+b = {{ label = "0.0001", recipe = "{selected}", changes = {{ optimizer = {{ lr = 0.0001 }} }} }}
+
+[[direction]]
+id = "one-flat"
+paper = "one"
+question = "The same, how flat"
+measure = "sharpness"
+claimed_sign = "lower"
 a = {{ label = "0.05", recipe = "{selected}" }}
 b = {{ label = "0.0001", recipe = "{selected}", changes = {{ optimizer = {{ lr = 0.0001 }} }} }}
 """

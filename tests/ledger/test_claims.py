@@ -123,7 +123,7 @@ def write(tmp_path: Path, text: str) -> Path:
     [
         ('id = "two"', 'id = "three"', "claim two-final: paper = 'two' is not listed"),
         ('directions = ["one-rate", ', "directions = [", "direction 'one-rate' is named by no claim"),
-        ('"one-robust"]', '"one-robust", "other"]', "direction 'other' is not defined"),
+        ('"one-flat"]', '"one-flat", "other"]', "direction 'other' is not defined"),
         ('table = "li-resnet"', 'table = "li-resnets"', "did you mean 'li-resnet'"),
         ('contradiction = "ramavath-optimizer"', 'contradiction = "x"', "contradiction = 'x' is not listed"),
         ('id = "one-table"', 'id = "one-best"', "claim id 'one-best' is given twice"),

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.ledger.conftest import Bench
 from tests.training.test_lock import HOLD
 from thriftnet import campaign
 from thriftnet import recipe as recipes
+from thriftnet.api import landscape
 from thriftnet.data.kept import KeptSource
 from thriftnet.data.npz import NpzSource
 from thriftnet.errors import Interrupted, NonFiniteLossError, RunFolderError, UserError
@@ -117,6 +120,24 @@ def test_the_numbers_are_those_of_the_runs(finished: Finished) -> None:
         assert (value.a, value.b, value.difference) == pytest.approx((*accuracy, accuracy[0] - accuracy[1]))
 
 
+def test_sharpness_is_that_of_the_landscape_command_and_measured_where_it_is_missing(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """Runs of an earlier ledger have no such file: the same command adds it without training anything again."""
+    bench = replace(finished[0], out=tmp_path / "copy")
+    shutil.copytree(finished[0].out, bench.out)
+    [pair] = [each for each in finished[1].plan.pairs if each.direction.id == "one-flat"]
+    path = bench.out / pair.b_jobs[1].path.relative_to(finished[0].out)
+    trained = {name: (path / name).read_bytes() for name in ("metrics.csv", "events.jsonl", "selected.safetensors")}
+    (path / "sharpness.json").unlink()
+    again = bench.reproduce(seeds=2, width=0.5)
+    assert {name: (path / name).read_bytes() for name in trained} == trained
+    values = again.findings.directions["one-flat"].values
+    assert [value.difference for value in values] == [value.a - value.b for value in values]
+    around = landscape([path], data=str(bench.data), out=tmp_path / "around", grid=3, lines=1)
+    assert values[1].b == around.runs[0].sharpness.rise > 0
+
+
 def test_attacks_need_no_more_memory_than_a_training_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(ledger_train, "attacked_accuracy", lambda *_, batch_size, **__: sizes.append(batch_size) or 0.5)
@@ -184,7 +205,7 @@ def test_every_number_carries_its_labels(finished: Finished) -> None:
     """Half the epochs, half the width: no measured number stands anywhere without both words."""
     bench, ledger = finished
     measured = numbers_of(ledger.findings)
-    assert len(measured) == 3 + 3 + 2
+    assert len(measured) == 3 + 4 + 2
     for number in measured:
         assert re.search(r"\[.*twin 0\.5; scaled 2/4 epochs.*(2 seeds|2 runs)\]", number.text)
         assert "tiny.npz" in number.conditions
@@ -219,6 +240,7 @@ def test_a_direction_says_what_and_of_which_epoch_it_was_measured(finished: Fini
         "one-rate": ("validation", "validation-selected"),
         "one-rate-early": ("validation", "epoch 1"),
         "one-robust": ("at most 1,000 validation images", "validation-selected"),
+        "one-flat": ("at most 1,000 training images", "validation-selected"),
     }
 
 
@@ -270,7 +292,7 @@ def test_write_only_trains_nothing_and_lists_what_is_missing(bench: Bench, monke
     assert {found.verdict for found in ledger.findings.directions.values()} == {"missing"}
     text = (bench.out / "ledger.md").read_text(encoding="utf-8")
     assert "4 runs are missing" in text
-    assert text.count("| missing |") == 3 + 3
+    assert text.count("| missing |") == 3 + 4
     assert "Missing: no run that selects on the test set is finished." in text
     listed = [job.folder for job in ledger.findings.jobs]
     assert len(listed) == 4

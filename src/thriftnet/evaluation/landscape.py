@@ -166,7 +166,8 @@ class ImageLoss:
 
     The network is in evaluation mode: no dropout. BatchNorm uses the network's `stored` running statistics, or ones
     `re-estimated` on these images at each point. The stored ones were gathered at the solution; away from it they fit
-    less and less, and part of the rise that is then seen is theirs. `after` is called after each pass over the images.
+    less and less, and part of the rise that is then seen is theirs. Gradients keep every layer's output, so their
+    batches may be smaller (absent: `batch_size`). `after` is called after each pass over the images.
     """
 
     def __init__(
@@ -178,11 +179,13 @@ class ImageLoss:
         device: torch.device,
         channels_last: bool = False,
         batch_size: int = 500,
+        gradient_batch_size: int | None = None,
         batchnorm: BatchNormStatistics = "stored",
         after: Callable[[], None] = lambda: None,
     ) -> None:
         self.images, self.labels = images.images.to(device), images.labels.to(device)
-        self.mean, self.std, self.batch_size, self.batchnorm, self.after = mean, std, batch_size, batchnorm, after
+        self.mean, self.std, self.batchnorm, self.after = mean, std, batchnorm, after
+        self.batch_size, self.gradient_batch_size = batch_size, gradient_batch_size or batch_size
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, network: nn.Module) -> float:
@@ -194,10 +197,12 @@ class ImageLoss:
 
         The gradient takes BatchNorm's statistics as constants, whichever they are.
         """
-        estimated = batchnorm_estimated(network, self._batches()) if self.batchnorm != "stored" else nullcontext()
+        stored = self.batchnorm == "stored"
+        estimated = nullcontext() if stored else batchnorm_estimated(network, self._batches(self.batch_size))
+        size = self.gradient_batch_size if parameters else self.batch_size
         total, gradients = 0.0, [torch.zeros_like(parameter) for parameter in parameters]
         with evaluating(network), estimated, torch.set_grad_enabled(bool(parameters)):
-            for inputs, labels in zip(self._batches(), torch.split(self.labels, self.batch_size), strict=True):
+            for inputs, labels in zip(self._batches(size), torch.split(self.labels, size), strict=True):
                 loss = F.cross_entropy(network(inputs).float(), labels, reduction="sum")
                 if parameters:
                     torch._foreach_add_(gradients, torch.autograd.grad(loss, parameters))
@@ -205,8 +210,8 @@ class ImageLoss:
         self.after()
         return total / len(self.labels), [gradient / len(self.labels) for gradient in gradients]
 
-    def _batches(self) -> Iterator[Tensor]:
-        for batch in torch.split(self.images, self.batch_size):
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        for batch in torch.split(self.images, size):
             yield normalize(as_float(batch), self.mean, self.std).contiguous(memory_format=self.memory_format)
 
 

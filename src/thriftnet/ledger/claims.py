@@ -22,7 +22,9 @@ from thriftnet.ledger.audit import LAYER_TABLES, corrections
 
 Protocol = Literal["paper", "honest"]
 Selection = Literal["test-selected", "last epoch", "validation", "custom test", "not said", "none"]
-PairMeasure = Literal["accuracy", "early_accuracy", "worst_lead", "roughness", "epoch_time", "adversarial_accuracy"]
+PairMeasure = Literal[
+    "accuracy", "early_accuracy", "worst_lead", "roughness", "epoch_time", "adversarial_accuracy", "sharpness"
+]
 CurveQuantity = Literal["epochs_to_accuracy", "minutes", "late_gain", "generalization_gap"]
 
 PAIR_UNITS: dict[str, str] = {
@@ -32,6 +34,7 @@ PAIR_UNITS: dict[str, str] = {
     "roughness": "points an epoch",
     "epoch_time": "% of B's time",
     "adversarial_accuracy": "points",
+    "sharpness": "nats",
 }
 
 

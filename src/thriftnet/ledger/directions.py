@@ -12,7 +12,7 @@ from thriftnet.evaluation.compare import Verdict, paired_interval, verdict
 from thriftnet.ledger.claims import Direction
 from thriftnet.ledger.measured import Measured, mean_of
 from thriftnet.ledger.plan import Pair
-from thriftnet.ledger.train import ATTACKED_IMAGES, attack_file
+from thriftnet.ledger.train import ATTACKED_IMAGES, SHARPNESS, SHARPNESS_FILE, attack_file
 from thriftnet.run import Run
 
 
@@ -76,6 +76,8 @@ def _split_and_selection(direction: Direction) -> tuple[str, str]:
             return "validation", "validation-selected"
         case "adversarial_accuracy":
             return f"at most {ATTACKED_IMAGES:,} validation images", "validation-selected"
+        case "sharpness":
+            return f"at most {SHARPNESS.images:,} training images", "validation-selected"
         case "early_accuracy":
             return "validation", f"epoch {direction.at_epoch or 1}"
         case "epoch_time":
@@ -119,6 +121,10 @@ def _side_value(direction: Direction, run: Run) -> float | None:
             return curve[min(direction.at_epoch or 1, len(curve)) - 1]
         case "roughness":
             return roughness(_curve(run))
+        case "sharpness":
+            has = run.folder.has(SHARPNESS_FILE)
+            rise = run.folder.read_json(SHARPNESS_FILE)["rise"] if has else None
+            return None if rise is None else float(rise)
         case _:
             assert direction.attack is not None  # the config demands it
             name = attack_file(direction.attack)

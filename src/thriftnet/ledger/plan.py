@@ -139,6 +139,7 @@ class Job:
     """Ids of claims and directions."""
     needs_test: bool = False
     attacks: list[AttackConfig] = field(default_factory=list)
+    needs_sharpness: bool = False
 
     @property
     def run(self) -> Run:
@@ -316,6 +317,7 @@ class _Planner:
             for job in (*jobs[0], *jobs[1]):
                 if direction.attack is not None and direction.attack not in job.attacks:
                     job.attacks.append(direction.attack)
+                job.needs_sharpness |= direction.measure == "sharpness"
             self.found_pairs.append(Pair(direction, sides[0], sides[1], jobs[0], jobs[1]))
 
     def rows(self, claims: Claims, request: Request) -> None:

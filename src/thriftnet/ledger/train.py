@@ -18,11 +18,16 @@ from thriftnet.errors import DataError, FolderInUseError, Interrupted, NonFinite
 from thriftnet.evaluation.adversarial import AttackConfig, attacked_accuracy
 from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration, training_key
 from thriftnet.run import Run
+from thriftnet.run_landscape import Settings, measure_sharpness
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, SilentDisplay
 
 ATTACKED_IMAGES = 1_000
 """Of the validation images, each class by its share: PGD takes a dozen passes an image."""
+SHARPNESS = Settings()
+"""As `thriftnet landscape` measures it when nothing else is said."""
+SHARPNESS_FILE = "sharpness.json"
+"""In the run folder."""
 
 Clock = Callable[[], float]
 
@@ -144,8 +149,10 @@ def attack_file(attack: AttackConfig) -> str:
 
 def _wants_evaluation(job: Job) -> bool:
     folder = job.run.folder
-    wanted = ["evaluation-test.json"] if job.needs_test else []
-    return not all(map(folder.has, wanted + [attack_file(attack) for attack in job.attacks]))
+    wanted = [attack_file(attack) for attack in job.attacks]
+    wanted += ["evaluation-test.json"] if job.needs_test else []
+    wanted += [SHARPNESS_FILE] if job.needs_sharpness else []
+    return not all(map(folder.has, wanted))
 
 
 def _evaluate(job: Job, run: Run, source: Source) -> None:
@@ -154,6 +161,8 @@ def _evaluate(job: Job, run: Run, source: Source) -> None:
     for attack in job.attacks:
         if not run.folder.has(attack_file(attack)):
             run.folder.write_json(attack_file(attack), measure_under_attack(run, source, attack))
+    if job.needs_sharpness and not run.folder.has(SHARPNESS_FILE):
+        run.folder.write_json(SHARPNESS_FILE, measure_sharpness(run, source, SHARPNESS))
 
 
 def measure_under_attack(run: Run, source: Source, attack: AttackConfig) -> dict[str, Any]:
