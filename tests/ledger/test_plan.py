@@ -9,9 +9,11 @@ import pytest
 
 from tests.ledger.conftest import Bench
 from thriftnet import recipe as recipes
+from thriftnet.data.kept import KeptSource
 from thriftnet.errors import RunFolderError, UserError
 from thriftnet.ledger.claims import Claims, load_claims
 from thriftnet.ledger.plan import DataShape, Plan, Request, checked_request, duration, plan, read_requests, training_key
+from thriftnet.ledger.write import Ledger
 
 CIFAR = DataShape(images=50_000, channels=3, side=32, classes=10)
 PACKAGED = load_claims()
@@ -110,6 +112,26 @@ def test_estimates_come_from_the_nearest_runs(finished: tuple[Bench, object]) ->
     lines = more.summary()
     assert lines[0] == "12 runs in all: 8 are there, 4 are missing"
     assert lines[-1].startswith("about ")
+
+
+def test_an_estimate_comes_rather_from_another_recipe_of_the_same_width(
+    bench: Bench, finished: tuple[Bench, Ledger]
+) -> None:
+    """A narrow network does fewer multiply-accumulates in a second than a wide one."""
+    result = finished[1].plan.jobs[0].run.result
+    narrow, wide = bench.plan(width=0.5), bench.plan()
+    [narrow_best] = [row.jobs[0] for row in narrow.rows if row.claim.id == "one-best"]
+    [best] = [row.jobs[0] for row in wide.rows if row.claim.id == "one-best"]
+    [final] = [row.jobs[0] for row in wide.rows if row.claim.id == "two-final"]
+    assert (narrow_best.width, best.width, narrow_best.recipe.name) == (0.5, 1.0, best.recipe.name)
+    for job, elapsed_s in ((narrow_best, 1000.0), (final, 8.0)):
+        job.path.mkdir(parents=True)
+        (job.path / "recipe.toml").touch()
+        (job.path / "result.json").write_text(json.dumps(result | {"elapsed_s": elapsed_s}))
+    earlier = [Request(scale=0.5, seeds=1, width=0.5)]
+    found = plan(Request(scale=0.5, seeds=1), bench.claims, DataShape.of(KeptSource(bench.source)), bench.out, earlier)
+    estimates = {job.path: left for job, left in found.estimates_s().items()}
+    assert estimates[best.path] == pytest.approx(8.0 * best.epoch_work / final.epoch_work)
 
 
 def test_nothing_is_known_before_an_epoch(bench: Bench) -> None:
