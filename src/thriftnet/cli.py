@@ -303,7 +303,9 @@ def report(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="xu, li, liu, ramavath, tirumalasetty, or all.")] = "all",
+    paper: Annotated[
+        str, typer.Argument(help="xu, li, liu, ramavath, tirumalasetty, one recipe of theirs, or all.")
+    ] = "all",
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="The folder of runs and ledger; given again, it goes on.")] = Path(
         "reproduction"

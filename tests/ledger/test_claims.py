@@ -150,11 +150,22 @@ def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
 
 
 def test_one_paper_keeps_its_own_claims() -> None:
-    li = PACKAGED.of_paper("li")
+    li = PACKAGED.of("li")
     assert {claim.paper for claim in li.claim} == {"li"}
     assert {direction.paper for direction in li.direction} == {"li"}
-    with pytest.raises(UserError, match="no paper 'ramavat' - did you mean 'ramavath'"):
-        PACKAGED.of_paper("ramavat")
+    with pytest.raises(UserError, match="is named 'ramavat' - did you mean 'ramavath'"):
+        PACKAGED.of("ramavat")
+
+
+def test_one_recipe_keeps_its_accuracies_and_curves_alone() -> None:
+    trial = PACKAGED.of("liu-trial-5")
+    assert [paper.id for paper in trial.paper] == ["liu"]
+    assert [claim.id for claim in trial.claim] == [
+        "liu-trial-5-accuracy", "liu-eighty-per-cent", "liu-plateau", "liu-trial-time",
+    ]  # fmt: skip
+    assert trial.direction == ()
+    with pytest.raises(UserError, match="is named 'liu-trial-9' - did you mean 'liu-trial-"):
+        PACKAGED.of("liu-trial-9")
 
 
 def test_an_operation_that_is_not_there_cannot_be_taken_out() -> None:

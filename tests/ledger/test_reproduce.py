@@ -407,8 +407,23 @@ def test_a_training_begun_under_another_name_is_taken(bench: Bench) -> None:
     assert bench.reproduce(directions=False, paper="two", write_only=True).complete
 
 
+def test_one_recipe_alone_is_trained_and_shown_among_its_papers_claims(bench: Bench) -> None:
+    [best] = [claim.recipe for claim in bench.claims.claim if claim.id == "one-best"]  # type: ignore[union-attr]
+    ledger = bench.reproduce(paper=best)
+    assert ledger.complete
+    assert {row.claim.recipe for row in ledger.plan.rows} == {best}
+    assert ledger.plan.pairs == ()
+    outcomes = {each["id"]: each["outcome"] for each in stored(bench.out)["claims"]}
+    assert set(outcomes) == {claim.id for claim in bench.claims.claim if claim.paper == "one"}
+    assert outcomes["one-faster"] == "not asked for"
+    assert "one-best" in ledger.findings.rows
+    with pytest.raises(UserError, match=r"selected\.toml alone has no directions"):
+        bench.reproduce(paper=best, rows=False)
+    assert len(json.loads((bench.out / "requests.json").read_text())) == 1
+
+
 def test_unknown_paper_leaves_nothing_behind(bench: Bench) -> None:
-    with pytest.raises(UserError, match="no paper 'three'"):
+    with pytest.raises(UserError, match="is named 'three'"):
         bench.reproduce(paper="three")
     assert not bench.out.exists()
 

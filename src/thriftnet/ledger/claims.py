@@ -7,6 +7,7 @@ and the sign that the paper claims of A - B.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Set
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -236,17 +237,29 @@ class Claims(Section):
             raise ValueError(f"direction {odd!r} is {'not defined' if odd in named else 'named by no claim'}")
         return self
 
-    def of_paper(self, paper: str) -> Claims:
-        """Only one paper's, or `all`. Raises UserError for an unknown paper."""
-        if paper == "all":
+    def of(self, name: str) -> Claims:
+        """One paper's; the accuracies and curves of one recipe; or `all`. Raises UserError for an unknown name."""
+        if name == "all":
             return self
-        known = [each.id for each in self.paper]
-        if paper not in known:
-            raise UserError(f"no paper {paper!r}{nearest(paper, known)}; give one of {', '.join(known)}, or all")
+        papers = [each.id for each in self.paper]
+        if name in papers:
+            return self.of_papers({name})
+        rows = [each for each in self.claim if isinstance(each, AccuracyClaim | CurveClaim)]
+        own = tuple(each for each in rows if each.recipe == name)
+        if own:
+            return Claims(paper=tuple(each for each in self.paper if each.id == own[0].paper), claim=own)
+        near = nearest(name, [*papers, *(each.recipe for each in rows)])
+        raise UserError(
+            f"no paper and no recipe with a claimed number is named {name!r}{near}; give one of {', '.join(papers)}, "
+            "a recipe, or all"
+        )
+
+    def of_papers(self, papers: Set[str]) -> Claims:
+        """All of these papers'."""
         return Claims(
-            paper=tuple(each for each in self.paper if each.id == paper),
-            claim=tuple(each for each in self.claim if each.paper == paper),
-            direction=tuple(each for each in self.direction if each.paper == paper),
+            paper=tuple(each for each in self.paper if each.id in papers),
+            claim=tuple(each for each in self.claim if each.paper in papers),
+            direction=tuple(each for each in self.direction if each.paper in papers),
         )
 
 

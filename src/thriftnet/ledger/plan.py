@@ -38,6 +38,7 @@ class Request(Section):
     """What was asked of one ledger folder; a folder keeps all of its requests."""
 
     paper: str = "all"
+    """`all`, a paper, or a recipe whose accuracies and curves alone are wanted."""
     rows: bool = True
     """Whether accuracies and curves are measured."""
     directions: bool = True
@@ -260,17 +261,22 @@ class Plan:
 def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier: Sequence[Request] = ()) -> Plan:
     """Plan `request`; of `earlier` ones only the runs that have begun, since nobody asks for the others any more.
 
-    Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown paper.
+    Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown name or where nothing is
+    wanted of it.
     """
     planner = _Planner(shape, out)
     for each in (request, *earlier):
-        wanted = claims.of_paper(each.paper)
+        wanted = claims.of(each.paper)
         if each.directions:
             planner.directions(wanted, each)
         if each.rows:
             planner.rows(wanted, each)
         if each is request:
             asked = set(planner.sorted_jobs())
+            if not asked:
+                raise UserError(
+                    f"{each.paper} alone has no {'directions' if each.directions else 'accuracies or curves'}"
+                )
     jobs = [job for job in planner.sorted_jobs() if job in asked or job.begun]
     return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(jobs), frozenset(asked))
 

@@ -46,9 +46,10 @@ def reproduce(
     """Train what `request` lacks, and write the ledger of it and of the folder's earlier requests into `out`.
 
     With `write_only` nothing is trained or evaluated. Raises Interrupted after a signal (the same call goes on),
-    RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper.
+    RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper or
+    recipe.
     """
-    claims.of_paper(request.paper)  # an unknown paper is told before the data is read
+    claims.of(request.paper)  # an unknown name is told before the data is read
     kept = KeptSource(source)
     shape = DataShape.of(kept)
     requests, planned = _planned(request, claims, shape, out)
@@ -56,8 +57,8 @@ def reproduce(
     if not write_only:
         train_plan(planned, kept, hours=hours, display=display, say=say)
         requests, planned = _planned(request, claims, shape, out)  # other commands may have worked here meanwhile
-    asked = claims if any(each.paper == "all" for each in requests) else _of_papers(claims, requests)
-    findings = find(planned, asked)
+    papers = {paper.id for each in requests for paper in claims.of(each.paper).paper}
+    findings = find(planned, claims.of_papers(papers))
     page = ledger_page(findings, command_of(request, source, out))
     write_page(page, out / "ledger.html")
     write_atomic(out / "ledger.md", to_markdown(page))
@@ -81,15 +82,6 @@ def command_of(request: Request, source: Source, out: Path) -> str:
     words += [] if request.directions else ["--no-directions"]
     words += [] if request.rows else ["--no-rows"]
     return shlex.join(words)
-
-
-def _of_papers(claims: Claims, requests: list[Request]) -> Claims:
-    papers = {each.paper for each in requests}
-    return Claims(
-        paper=tuple(each for each in claims.paper if each.id in papers),
-        claim=tuple(each for each in claims.claim if each.paper in papers),
-        direction=tuple(each for each in claims.direction if each.paper in papers),
-    )
 
 
 def _remember(requests: list[Request], out: Path) -> None:
