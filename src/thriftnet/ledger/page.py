@@ -10,7 +10,7 @@ from thriftnet.ledger.claims import AccuracyClaim, AnyClaim, AuditClaim, CurveCl
 from thriftnet.ledger.directions import DirectionFinding
 from thriftnet.ledger.findings import Findings
 from thriftnet.ledger.plan import duration
-from thriftnet.ledger.rows import REPRODUCED_FROM, RowFinding
+from thriftnet.ledger.rows import REPRODUCED_FROM, RowFinding, difference_unit
 from thriftnet.reporting.ledger_figures import ClaimDot, ForestRow, draw_claims, draw_forest, forest_data
 from thriftnet.reporting.page import Block, Cell, Code, Drawing, Facts, Link, Page, Section, Table, Text
 
@@ -138,7 +138,7 @@ def _number_row(findings: Findings, claim: AccuracyClaim | CurveClaim) -> list[C
 def _difference(row: RowFinding) -> str | None:
     if row.difference is None or row.measured is None:
         return None
-    unit = "points" if row.measured.unit == "%" else row.measured.unit
+    unit = difference_unit(row.measured.unit)
     return f"{row.difference:+.2f} {unit} [{'; '.join(row.measured.labels)}]"
 
 

@@ -138,8 +138,14 @@ def _status(row: Row, measured: Measured, difference: float | None) -> str:
     elif difference == 0:
         word = "agrees: within the claimed range"
     else:
-        word = f"{'above' if difference > 0 else 'below'} the claim by {abs(difference):.2f} {measured.unit}"
+        side, unit = "above" if difference > 0 else "below", difference_unit(measured.unit)
+        word = f"{side} the claim by {abs(difference):.2f} {unit}"
     return f"{word} (scaled)" if shortened.labels else word
+
+
+def difference_unit(unit: str) -> str:
+    """Of the difference of two values: percentages differ by points."""
+    return "points" if unit == "%" else unit
 
 
 def _overlaps(claimed: Sequence[float], interval: tuple[float, float]) -> bool:
