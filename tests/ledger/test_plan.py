@@ -31,10 +31,9 @@ def test_runs_that_several_need_are_planned_once(tmp_path: Path) -> None:
     assert {"tirumalasetty-amp-equal-epochs", "tirumalasetty-amp-as-run", "tirumalasetty-amp-pgd"} <= set(amp.uses)
     assert [attack.name for attack in amp.attacks] == ["fgsm", "pgd"]
     assert amp.needs_sharpness
-    assert {each for job in found.jobs if job.needs_sharpness for each in job.uses} & {
-        "liu-kernel",
-        "xu-cutout",
-    } == set()
+    [sgd] = [job for job in found.jobs if job.needs_sharpness and job is not amp]
+    assert sgd.recipe.perturbation is None
+    assert sgd.recipe.optimizer == amp.recipe.optimizer
 
 
 def test_the_key_is_over_training_and_not_over_names() -> None:

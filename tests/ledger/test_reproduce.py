@@ -417,7 +417,7 @@ def test_one_recipe_alone_is_trained_and_shown_among_its_papers_claims(bench: Be
     assert set(outcomes) == {claim.id for claim in bench.claims.claim if claim.paper == "one"}
     assert outcomes["one-faster"] == "not asked for"
     assert "one-best" in ledger.findings.rows
-    with pytest.raises(UserError, match=r"selected\.toml alone has no directions"):
+    with pytest.raises(UserError, match=r"selected\.toml; leave out --no-rows"):
         bench.reproduce(paper=best, rows=False)
     assert len(json.loads((bench.out / "requests.json").read_text())) == 1
 

@@ -136,7 +136,7 @@ class Job:
     """Lowest first."""
     epoch_work: float
     """Multiply-accumulates of all forward passes of an epoch."""
-    width: float = 1.0
+    width: float
     """Share of the recipe's widths."""
     uses: list[str] = field(default_factory=list)
     """Ids of claims and directions."""
@@ -261,8 +261,7 @@ class Plan:
 def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier: Sequence[Request] = ()) -> Plan:
     """Plan `request`; of `earlier` ones only the runs that have begun, since nobody asks for the others any more.
 
-    Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown name or where nothing is
-    wanted of it.
+    Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown name.
     """
     planner = _Planner(shape, out)
     for each in (request, *earlier):
@@ -273,10 +272,6 @@ def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier:
             planner.rows(wanted, each)
         if each is request:
             asked = set(planner.sorted_jobs())
-            if not asked:
-                raise UserError(
-                    f"{each.paper} alone has no {'directions' if each.directions else 'accuracies or curves'}"
-                )
     jobs = [job for job in planner.sorted_jobs() if job in asked or job.begun]
     return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(jobs), frozenset(asked))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from thriftnet.data.dataset import Source
 from thriftnet.data.kept import KeptSource
+from thriftnet.errors import UserError
 from thriftnet.ledger.claims import Claims
 from thriftnet.ledger.findings import Findings, find
 from thriftnet.ledger.page import ledger_page, to_markdown
@@ -47,9 +48,11 @@ def reproduce(
 
     With `write_only` nothing is trained or evaluated. Raises Interrupted after a signal (the same call goes on),
     RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper or
-    recipe.
+    recipe, and where only directions are asked of what has none.
     """
-    claims.of(request.paper)  # an unknown name is told before the data is read
+    # Before the data is read, which may take long.
+    if not claims.of(request.paper).direction and not request.rows:
+        raise UserError(f"no direction is claimed of {request.paper}; leave out --no-rows, or name its paper")
     kept = KeptSource(source)
     shape = DataShape.of(kept)
     requests, planned = _planned(request, claims, shape, out)
