@@ -133,6 +133,29 @@ def test_an_estimate_comes_rather_from_another_recipe_of_the_same_width(
     assert estimates[best.path] == pytest.approx(8.0 * best.epoch_work / final.epoch_work)
 
 
+def test_a_row_that_is_measured_nearer_to_its_paper_is_not_trained_again(finished: tuple[Bench, Ledger]) -> None:
+    bench, _ = finished
+    done = Request(scale=0.5, seeds=2, width=0.5)
+
+    def missing(request: Request, earlier: Request = done) -> set[str]:
+        shape = DataShape.of(KeptSource(bench.source))
+        return {use for job in plan(request, bench.claims, shape, bench.out, [earlier]).missing for use in job.uses}
+
+    shorter = Request(scale=0.25, seeds=2, width=0.5, directions=False)
+    rows = {"one-best", "one-plateau", "two-final"}
+    assert missing(shorter) == set()
+    assert missing(shorter.model_copy(update={"seeds": 1})) == set()
+    assert missing(shorter.model_copy(update={"seeds": 3})) == rows  # of so many it is not there
+    assert missing(shorter.model_copy(update={"width": 1.0})) == rows  # shortened less in one way, more in another
+    assert missing(shorter, done.model_copy(update={"scale": 1.0})) == rows  # asked for, but not there
+
+
+def test_the_runs_of_a_row_do_not_spare_themselves(finished: tuple[Bench, Ledger]) -> None:
+    bench, _ = finished
+    found = bench.plan(seeds=2, width=0.5, directions=False)
+    assert found.summary()[0] == "4 runs in all: 4 are there, 0 are missing"
+
+
 def test_nothing_is_known_before_an_epoch(bench: Bench) -> None:
     found = bench.plan()
     assert set(found.estimates_s().values()) == {None}

@@ -171,6 +171,10 @@ class Job:
     def remaining_work(self) -> float:
         return (self.recipe.training.epochs - self.epochs_done) * self.epoch_work
 
+    @property
+    def lacks_test(self) -> bool:
+        return self.needs_test and not self.run.folder.has("evaluation-test.json")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -179,6 +183,17 @@ class Row:
     claim: RowClaim
     shortened: Shortened
     jobs: tuple[Job, ...]
+
+    def spares(self, other: Row) -> bool:
+        """Whether this is measured with as many seeds as `other` wants, by other runs that are shortened no more."""
+        shares = zip(self.shortened.faithfulness, other.shortened.faithfulness, strict=True)
+        return (
+            self.claim.id == other.claim.id
+            and len(self.jobs) >= len(other.jobs)
+            and not set(self.jobs) >= set(other.jobs)
+            and all(mine >= its for mine, its in shares)
+            and all(job.finished and not job.lacks_test for job in self.jobs)
+        )
 
 
 @dataclass(frozen=True)
@@ -201,7 +216,7 @@ class Plan:
     jobs: tuple[Job, ...]
     """In the order of training."""
     asked: frozenset[Job]
-    """Those of the last request; the others have begun for an earlier one."""
+    """Those that the last request needs; the others have begun for an earlier one."""
 
     @property
     def missing(self) -> list[Job]:
@@ -261,7 +276,8 @@ class Plan:
 def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier: Sequence[Request] = ()) -> Plan:
     """Plan `request`; of `earlier` ones only the runs that have begun, since nobody asks for the others any more.
 
-    Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown name.
+    A row that an earlier request has measured, shortened less, needs no run: that is the one the ledger shows. Raises
+    RecipeError for a recipe or a change that does not fit, UserError for an unknown name.
     """
     planner = _Planner(shape, out)
     for each in (request, *earlier):
@@ -271,7 +287,11 @@ def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier:
         if each.rows:
             planner.rows(wanted, each)
         if each is request:
-            asked = set(planner.sorted_jobs())
+            rows, pairs = tuple(planner.found_rows), tuple(planner.found_pairs)
+    needed = [row for row in rows if not any(other.spares(row) for other in planner.found_rows)]
+    asked = {job for row in needed for job in row.jobs} | {
+        job for pair in pairs for job in (*pair.a_jobs, *pair.b_jobs)
+    }
     jobs = [job for job in planner.sorted_jobs() if job in asked or job.begun]
     return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(jobs), frozenset(asked))
 

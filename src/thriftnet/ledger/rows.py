@@ -8,7 +8,7 @@ from typing import Literal
 
 from thriftnet.ledger.claims import AccuracyClaim, CurveClaim
 from thriftnet.ledger.measured import Measured, mean_of
-from thriftnet.ledger.plan import Job, Row, RowClaim
+from thriftnet.ledger.plan import Row, RowClaim
 from thriftnet.run import Run
 
 REPRODUCED_FROM = 0.25
@@ -34,7 +34,7 @@ class RowFinding:
 def row_finding(rows: Sequence[Row]) -> RowFinding:
     """From the most faithful shortening that has a number."""
     for row in rows:
-        values = {job: _row_value(row, job.run) for job in row.jobs if job.finished and not _lacks_test(job)}
+        values = {job: _row_value(row, job.run) for job in row.jobs if job.finished and not job.lacks_test}
         measured = mean_of(row.shortened, values, _row_unit(row.claim), *_row_split(row))
         if measured is not None:
             return _compared(row, measured, never=sum(value is None for value in values.values()))
@@ -47,7 +47,7 @@ def _unmeasured(rows: Sequence[Row]) -> RowFinding:
     if len(reasons) == len(jobs):
         return RowFinding(claim, "diverged", None, None, (), f"diverged: {reasons[0]}")
     row = next((row for row in rows if any(job.finished for job in row.jobs)), None)
-    if row is not None and all(map(_lacks_test, row.jobs)):
+    if row is not None and all(job.lacks_test for job in row.jobs):
         return RowFinding(claim, "started", None, None, (), "missing: trained, but not evaluated yet")
     if row is not None:
         labels = "; ".join(row.shortened.labels) or "full length"
@@ -57,10 +57,6 @@ def _unmeasured(rows: Sequence[Row]) -> RowFinding:
         done = f"{furthest.epochs_done} of {furthest.recipe.training.epochs} epochs are there"
         return RowFinding(claim, "started", None, None, (), f"missing: {done}")
     return RowFinding(claim, "missing", None, None, (), "missing")
-
-
-def _lacks_test(job: Job) -> bool:
-    return job.needs_test and not job.run.folder.has("evaluation-test.json")
 
 
 def _row_value(row: Row, run: Run) -> float | None:

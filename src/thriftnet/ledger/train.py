@@ -150,13 +150,12 @@ def attack_file(attack: AttackConfig) -> str:
 def _wants_evaluation(job: Job) -> bool:
     folder = job.run.folder
     wanted = [attack_file(attack) for attack in job.attacks]
-    wanted += ["evaluation-test.json"] if job.needs_test else []
     wanted += [SHARPNESS_FILE] if job.needs_sharpness else []
-    return not all(map(folder.has, wanted))
+    return job.lacks_test or not all(map(folder.has, wanted))
 
 
 def _evaluate(job: Job, run: Run, source: Source) -> None:
-    if job.needs_test and not run.folder.has("evaluation-test.json"):
+    if job.lacks_test:
         inference.measure(run, "test", data=source)
     for attack in job.attacks:
         if not run.folder.has(attack_file(attack)):
