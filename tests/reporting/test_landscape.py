@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from thriftnet.reporting.figures import encoded
 from thriftnet.reporting.landscape import contour_data, draw_between, draw_contours, draw_lines, lines_data
 
 STEPS = np.array([-1.0, 0.0, 1.0])
@@ -41,6 +43,13 @@ def test_a_flat_landscape_and_four_runs_can_be_drawn() -> None:
     data = contour_data(list("abcd"), STEPS, [np.zeros((3, 3))] * 4, classes=10)
     figure = draw_contours(data)
     assert [axes.get_visible() for axes in figure.axes[:6]] == [True] * 4 + [False] * 2
+
+
+def test_no_label_leaves_the_figure_however_often_it_is_drawn() -> None:
+    figure = draw_contours(contour_data(["a", "b"], STEPS, [grid(1.0), grid(0.5)], classes=10))
+    for kind in (".png", ".svg", ".svg", ".svg"):
+        encoded(figure, Path(f"a{kind}"))
+        assert figure.axes[0].yaxis.label.get_window_extent().x0 > 0
 
 
 def test_the_first_direction_is_drawn_along_x() -> None:

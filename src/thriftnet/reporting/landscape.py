@@ -54,6 +54,7 @@ def draw_contours(data: ContourData) -> Figure:
     columns = min(len(data.labels), _PANELS_A_ROW)
     rows = -(-len(data.labels) // columns)
     figure = new_figure(3.4 * columns + 0.9, 3.3 * rows)
+    figure.set_layout_engine("compressed")  # each drawing anew shifts square axes under "constrained", out of the page
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     norm = LogNorm(data.levels[0], data.levels[-1])
     for axes, label, losses in zip(panels, data.labels, data.losses, strict=False):
