@@ -291,6 +291,10 @@ class TestLooking:
             assert f"{row['parameters']:,}" in line
             assert f" {row['epochs']} " in line
         assert next(row for row in listed if row["name"] == "liu-4x2")["claimed_test_accuracy"] == 91.47
+        assert "91.47 % test " in table
+        [ramavath] = [row for row in listed if row["name"] == "ramavath-resnet9"]
+        assert (ramavath["claimed_test_accuracy"], ramavath["claimed_validation_accuracy"]) == (None, 84.5)
+        assert "84.50 % validation " in table
 
     @pytest.mark.parametrize("word", ["recipes", "recipe"])
     def test_show_prints_what_can_be_trained_again(self, word: str, tmp_path: Path) -> None:

@@ -100,6 +100,10 @@ def test_defaults_fill_what_a_file_leaves_out(write: Any) -> None:
         ),
         ("[training]\nprogressive = [{ side_px = 16, until = 1.0 }]", "training.progressive.0.until = 1.0"),
         ("[runtime]\nkernels = 'yes'\ncompile = true", "kernels = 'yes' and compile = 'yes' exclude each other"),
+        (
+            "[expect]\nclaimed_test_accuracy = 90.0\nclaimed_validation_accuracy = 84.5",
+            "claimed_test_accuracy and claimed_validation_accuracy exclude each other",
+        ),
         ("[runtime]\nkernels = 'yes'\nchannels_last = 'no'", "needs channels_last = 'yes' or 'auto'"),
         ("not toml", "is not valid TOML"),
     ],

@@ -106,7 +106,7 @@ def summary(
 
 
 def recipe_table() -> list[dict[str, Any]]:
-    """One row a packaged recipe: name, paper, parameters, epochs, claimed accuracy (per cent or None), summary."""
+    """One row a packaged recipe: name, paper, parameters, epochs, claimed accuracies (per cent or None), summary."""
     rows = []
     for name in recipes.names():
         recipe = recipes.load(name)
@@ -117,6 +117,7 @@ def recipe_table() -> list[dict[str, Any]]:
                 "parameters": check_recipe_network(recipe),
                 "epochs": recipe.training.epochs,
                 "claimed_test_accuracy": recipe.expect.claimed_test_accuracy,
+                "claimed_validation_accuracy": recipe.expect.claimed_validation_accuracy,
                 "summary": recipe.summary,
             }
         )

@@ -432,11 +432,12 @@ def recipes_list(context: typer.Context, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     width = max(len(row["name"]) for row in rows)
-    typer.echo(f"{'name':<{width}}  {'parameters':>10}  {'epochs':>6}  {'claimed':>8}  paper")
+    typer.echo(f"{'name':<{width}}  {'parameters':>10}  {'epochs':>6}  {'claimed':<20}  paper")
     for row in rows:
-        claimed = f"{row['claimed_test_accuracy']:.2f} %" if row["claimed_test_accuracy"] is not None else "-"
+        claims = {split: row[f"claimed_{split}_accuracy"] for split in ("test", "validation")}
+        claimed = next((f"{claim:.2f} % {split}" for split, claim in claims.items() if claim is not None), "-")
         typer.echo(
-            f"{row['name']:<{width}}  {row['parameters']:>10,}  {row['epochs']:>6}  {claimed:>8}  "
+            f"{row['name']:<{width}}  {row['parameters']:>10,}  {row['epochs']:>6}  {claimed:<20}  "
             f"{row['paper'] or '(ours)'}"
         )
 

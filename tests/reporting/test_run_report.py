@@ -107,3 +107,14 @@ def test_a_reduced_run_says_so_beside_its_number(trained: Trained) -> None:
     folder = RunFolder(trained.path)
     folder.write_recipe(recipes.with_changes(folder.read_recipe(), {"reduced": "2 of 8 epochs"}))
     assert re.search(r"<h1>[^<]*\(reduced: 2 of 8 epochs\)[^<]*</h1>", write_and_read(trained))
+
+
+def test_a_validation_accuracy_that_is_claimed_is_not_compared_with_the_test_images(trained: Trained) -> None:
+    assert thriftnet("evaluate", trained.path, "--data", trained.data).status == 0
+    folder = RunFolder(trained.path)
+    claim = {"claimed_validation_accuracy": 84.5, "claim": "abstract: peak validation accuracy"}
+    folder.write_recipe(recipes.with_changes(folder.read_recipe(), {"expect": claim}))
+    report = write_and_read(trained)
+    assert "abstract: peak validation accuracy" in report
+    assert "an accuracy on validation images, which the source does not name" in report
+    assert "Measured minus claimed" not in report

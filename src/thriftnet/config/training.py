@@ -106,5 +106,13 @@ class ExpectConfig(Section):
     """Exact trainable parameters with 3 channels and 10 classes; a recipe that misses it is refused."""
     claimed_test_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
     """In per cent, as claimed; never a number measured here."""
+    claimed_validation_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    """The same of a source that prints only this one: no test accuracy is to be compared with it."""
     claim: str = ""
     """Where and how the source claims it."""
+
+    @model_validator(mode="after")
+    def _one_claim(self) -> Self:
+        if self.claimed_test_accuracy is not None and self.claimed_validation_accuracy is not None:
+            raise ValueError("claimed_test_accuracy and claimed_validation_accuracy exclude each other; leave one out")
+        return self

@@ -195,9 +195,13 @@ def _stored_evaluation(run: Run) -> tuple[Evaluation | None, str]:
 def _claim(run: Run) -> Claim | None:
     """The source's number, with every known reason why this run's is not comparable."""
     expect = run.recipe.expect
-    if expect.claimed_test_accuracy is None:
-        return None
     reasons = []
+    claimed = expect.claimed_test_accuracy
+    if claimed is None:
+        claimed = expect.claimed_validation_accuracy
+        reasons.append("the claim is an accuracy on validation images, which the source does not name")
+    if claimed is None:
+        return None
     if run.data.format not in ORIGINAL_PIXELS:
         reasons.append("the claim is on CIFAR-10's original pixels, which this data is not known to have")
     try:
@@ -212,7 +216,7 @@ def _claim(run: Run) -> Claim | None:
         ]
         if changed:
             reasons.append(f"this run changed {', '.join(changed)}")
-    return Claim(expect.claimed_test_accuracy, expect.claim, "; ".join(reasons))
+    return Claim(claimed, expect.claim, "; ".join(reasons))
 
 
 def _command(run: Run) -> str:
