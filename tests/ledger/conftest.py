@@ -91,6 +91,7 @@ claimed = [81.2]
 unit = "%"
 kind = "elsewhere"
 measured_by = "nothing here"
+shifted = "one-best"
 
 [[claim]]
 id = "two-final"

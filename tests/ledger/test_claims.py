@@ -135,6 +135,8 @@ def write(tmp_path: Path, text: str) -> Path:
         ("from_share = 0.5", "threshold = 50.0", "threshold belongs to quantity = 'epochs_to_accuracy'"),
         ("from_share = 0.5", "", "needs from_share"),
         ('kind = "elsewhere"', 'kind = "rumour"', "rumour"),
+        ('shifted = "one-best"', 'shifted = "one-plateau"', "shifted = 'one-plateau' is not the id of an accuracy"),
+        ('kind = "audit"\ntable = "li-resnet"', 'kind = "study"\nstudy = "xu-gird"', "did you mean 'xu-grid'"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:

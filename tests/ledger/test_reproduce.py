@@ -217,7 +217,7 @@ def test_every_number_carries_its_labels(finished: Finished) -> None:
     # Whatever has decimals in the tables of measured things carries the labels too.
     tables = [
         block
-        for section in ledger_page(ledger.findings, "x").sections
+        for section in ledger_page(ledger.findings, ["x"]).sections
         for block in section.blocks
         if isinstance(block, Table)
     ]
@@ -242,6 +242,18 @@ def test_a_direction_says_what_and_of_which_epoch_it_was_measured(finished: Fini
         "one-robust": ("at most 1,000 validation images", "validation-selected"),
         "one-flat": ("at most 1,000 training images", "validation-selected"),
     }
+
+
+def test_a_side_that_hardly_learned_is_named_beside_the_verdict(finished: Finished) -> None:
+    """Three classes: below two thirds."""
+    bench, ledger = finished
+    found = ledger.findings.directions["one-rate"]
+    mean = sum(each.b for each in found.values) / len(found.values)
+    assert mean < 66
+    note = f"B hardly learned: {mean:.1f} %, guessing gives 33.3 %"
+    assert note in found.hardly_learned
+    assert note in (bench.out / "ledger.md").read_text(encoding="utf-8")
+    assert not ledger.findings.directions["one-flat"].hardly_learned
 
 
 def test_a_test_selected_number_says_so_everywhere(finished: Finished) -> None:
@@ -324,7 +336,7 @@ def test_it_stops_when_its_time_is_used_up_and_says_what_is_missing(bench: Bench
     plan = bench.plan(directions=False)
     assert not train_plan(plan, KeptSource(bench.source), hours=1.0, clock=lambda: next(ticks))
     assert [job.epochs_done for job in plan.jobs] == [1, 0]
-    found = find(plan, bench.claims)
+    found = find(plan, bench.claims, bench.out)
     assert found.rows["one-best"].status == "missing: 1 of 2 epochs are there"
     assert [job.state for job in found.missing] == ["started", "missing"]
     assert found.missing[0].estimate_s is not None
@@ -371,6 +383,8 @@ def test_the_most_faithful_runs_of_all_requests_are_shown(bench: Bench) -> None:
     assert row.measured.epochs == 4
     assert not any(label.startswith(("scaled", "twin")) for label in row.measured.labels)
     assert re.match(r"(above|below) the claim by \d+\.\d\d points|agrees", row.status)
+    commands = (bench.out / "ledger.md").read_text(encoding="utf-8").split("```")[1].split("\n")[1:-1]
+    assert [command.split("--scale")[1:] for command in commands] == [[" 0.25 --seeds 1 --no-directions"], []]
     # A less faithful request later neither changes the row nor asks for a run.
     later = bench.reproduce(directions=False, scale=0.5, paper="two", write_only=True)
     assert later.findings.rows["two-final"] == row

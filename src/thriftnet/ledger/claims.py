@@ -20,6 +20,7 @@ from thriftnet.config import RecipeConfig, Section
 from thriftnet.errors import RecipeError, UserError, nearest
 from thriftnet.evaluation.adversarial import AttackConfig
 from thriftnet.ledger.audit import LAYER_TABLES, corrections
+from thriftnet.tuning.config import names as study_names
 
 Protocol = Literal["paper", "honest"]
 Selection = Literal["test-selected", "last epoch", "validation", "custom test", "not said", "none"]
@@ -143,15 +144,31 @@ class AuditClaim(Claim):
         return self
 
 
+class StudyClaim(Claim):
+    """A search over settings, which the packaged `study` runs; its result is read from the ledger's folder."""
+
+    kind: Literal["study"]
+    study: str
+
+    @model_validator(mode="after")
+    def _packaged(self) -> Self:
+        if self.study not in study_names():
+            raise ValueError(f"study = {self.study!r} is not packaged{nearest(self.study, study_names())}")
+        return self
+
+
 class ElsewhereClaim(Claim):
     """What no training and no table here can settle; `measured_by` says what comes nearest."""
 
     kind: Literal["elsewhere"]
     measured_by: str
+    shifted: str | None = None
+    """The accuracy on clean images whose runs, where `evaluate --shift` has measured them, are held against this."""
 
 
 AnyClaim = Annotated[
-    AccuracyClaim | CurveClaim | DirectionClaim | AuditClaim | ElsewhereClaim, Field(discriminator="kind")
+    AccuracyClaim | CurveClaim | DirectionClaim | AuditClaim | StudyClaim | ElsewhereClaim,
+    Field(discriminator="kind"),
 ]
 
 
@@ -231,6 +248,10 @@ class Claims(Section):
                 if entry.paper not in papers:
                     raise ValueError(f"{what} {entry.id}: paper = {entry.paper!r} is not listed")
         tested = {direction.id for direction in self.direction}
+        accuracies = {claim.id for claim in self.claim if isinstance(claim, AccuracyClaim)}
+        for claim in self.claim:
+            if isinstance(claim, ElsewhereClaim) and claim.shifted is not None and claim.shifted not in accuracies:
+                raise ValueError(f"claim {claim.id}: shifted = {claim.shifted!r} is not the id of an accuracy")
         named = {each for claim in self.claim if isinstance(claim, DirectionClaim) for each in claim.directions}
         if named != tested:
             odd = min(named ^ tested)

@@ -40,6 +40,8 @@ class DirectionFinding:
     missing_seeds: tuple[int, ...]
     diverged: tuple[str, ...]
     """`B, seed 1`."""
+    hardly_learned: tuple[str, ...] = ()
+    """Sides whose mean accuracy is below twice that of guessing, so that the difference is one of learning at all."""
 
 
 def direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
@@ -65,7 +67,27 @@ def direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
     signed = [direction.sign * value.difference for value in values]
     decided = verdict(paired_interval(signed)) if signed else "missing"
     return DirectionFinding(
-        direction, values, difference, decided, best.a.labels, best.b.labels, tuple(waiting), diverged
+        direction,
+        values,
+        difference,
+        decided,
+        best.a.labels,
+        best.b.labels,
+        tuple(waiting),
+        diverged,
+        _hardly_learned(best, values),
+    )
+
+
+def _hardly_learned(pair: Pair, values: Sequence[PairValue]) -> tuple[str, ...]:
+    if pair.direction.measure != "accuracy" or not values:
+        return ()
+    guessing = 100 / len(next(job.run.data.class_names for job in pair.a_jobs if job.finished))
+    means = {"A": fmean(value.a for value in values), "B": fmean(value.b for value in values)}
+    return tuple(
+        f"{side} hardly learned: {mean:.1f} %, guessing gives {guessing:.1f} %"
+        for side, mean in means.items()
+        if mean < 2 * guessing
     )
 
 

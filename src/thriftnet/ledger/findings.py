@@ -7,9 +7,11 @@ what was shortened, how it was selected and over how many seeds.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from thriftnet.ledger.audit import TableAudit, audit_table, corrections
+from thriftnet.ledger.beside import shift_finding, study_finding
 from thriftnet.ledger.claims import (
     AccuracyClaim,
     AnyClaim,
@@ -18,6 +20,7 @@ from thriftnet.ledger.claims import (
     CurveClaim,
     DirectionClaim,
     ElsewhereClaim,
+    StudyClaim,
 )
 from thriftnet.ledger.directions import DirectionFinding, direction_finding
 from thriftnet.ledger.measured import Measured, measured_dict
@@ -57,6 +60,8 @@ class Findings:
     all_selection_costs: Measured | None
     """Over all runs of all recipes."""
     audits: tuple[TableAudit, ...]
+    beside: dict[str, str]
+    """By claim: how its study stands, or how far accuracy fell on shifted images."""
     jobs: tuple[JobState, ...]
 
     @property
@@ -76,8 +81,11 @@ class Findings:
                 return next(audit.finding for audit in self.audits if audit.table == table)
             case AuditClaim():
                 return next(each.against for each in corrections().contradiction if each.id == claim.contradiction)
+            case StudyClaim():
+                return self.beside[claim.id]
             case ElsewhereClaim():
-                return f"not measured here: {claim.measured_by}"
+                shifted = self.beside.get(claim.id)
+                return f"not measured here: {claim.measured_by}{'' if shifted is None else f'; {shifted}'}"
 
     def as_dict(self) -> dict[str, Any]:
         """ledger.json: numbers, strings, lists and None only."""
@@ -107,6 +115,7 @@ class Findings:
                     "b_labels": list(found.b_labels),
                     "missing_seeds": list(found.missing_seeds),
                     "diverged": list(found.diverged),
+                    "hardly_learned": list(found.hardly_learned),
                 }
                 for key, found in self.directions.items()
             },
@@ -119,9 +128,18 @@ class Findings:
         }
 
 
-def find(plan: Plan, claims: Claims) -> Findings:
-    """Read everything that the runs of `plan` say about `claims`. Raises RunFolderError for a damaged run."""
-    rows = {claim.id: row_finding(rows) for claim, rows in rows_by_claim(plan.rows)}
+def find(plan: Plan, claims: Claims, out: Path) -> Findings:
+    """Read everything that the runs of `plan` and the studies in `out` say about `claims`.
+
+    Raises RunFolderError for a damaged run, and what `beside.study_finding` raises.
+    """
+    planned = {claim.id: rows for claim, rows in rows_by_claim(plan.rows)}
+    rows = {claim: row_finding(own) for claim, own in planned.items()}
+    beside = {claim.id: study_finding(claim, out) for claim in claims.claim if isinstance(claim, StudyClaim)}
+    for claim in claims.claim:
+        if isinstance(claim, ElsewhereClaim) and claim.shifted in planned:
+            shifted = shift_finding(claim, planned[claim.shifted])
+            beside |= {} if shifted is None else {claim.id: shifted}
     directions = {direction.id: direction_finding(pairs) for direction, pairs in pairs_by_direction(plan.pairs)}
     costs, every_cost = find_selection_costs(plan)
     estimates = plan.estimates_s()
@@ -133,6 +151,7 @@ def find(plan: Plan, claims: Claims) -> Findings:
         selection_costs=costs,
         all_selection_costs=every_cost,
         audits=tuple(audit_table(name) for name in dict.fromkeys(named)),
+        beside=beside,
         jobs=tuple(_job_state(plan, job, estimates.get(job)) for job in plan.jobs),
     )
 

@@ -37,8 +37,8 @@ COST = (
 )
 
 
-def ledger_page(findings: Findings, command: str) -> Page:
-    """The whole ledger. `command` repeats it."""
+def ledger_page(findings: Findings, commands: Sequence[str]) -> Page:
+    """The whole ledger. `commands`, one a request, repeat it."""
     claims = findings.claims
     measured = sum(row.measured is not None for row in findings.rows.values())
     verdicts = Counter[str](found.verdict for found in findings.directions.values())
@@ -66,7 +66,10 @@ def ledger_page(findings: Findings, command: str) -> Page:
             Section("Runs", [_runs(findings)]),
             Section(
                 "Again",
-                [Text("The same command goes on with what is missing, and writes this page again."), Code(command)],
+                [
+                    Text("What was asked for. Each command goes on with what it lacks, and writes this page again."),
+                    Code("\n".join(commands)),
+                ],
             ),
         ],
     )
@@ -114,7 +117,7 @@ def _paper(findings: Findings, paper: str) -> Iterator[Block]:
         yield Table(
             ["claim", "claimed", "outcome", "kind", "place"],
             [[claim.statement, _claimed(claim), findings.outcome(claim), claim.kind, claim.place] for claim in others],
-            "Directions, tables and sentences.",
+            "Directions, studies, tables and sentences.",
         )
 
 
@@ -181,7 +184,7 @@ def _forest_row(found: DirectionFinding) -> ForestRow:
 def _direction_row(found: DirectionFinding) -> list[Cell]:
     direction = found.direction
     printed = direction.claimed_difference
-    notes = [direction.note] if direction.note else []
+    notes = [*([direction.note] if direction.note else []), *found.hardly_learned]
     notes += [f"diverged: {', '.join(found.diverged)}"] if found.diverged else []
     notes += [f"missing: seeds {', '.join(map(str, found.missing_seeds))}"] if found.missing_seeds else []
     return [

@@ -61,8 +61,8 @@ def reproduce(
         train_plan(planned, kept, hours=hours, display=display, say=say)
         requests, planned = _planned(request, claims, shape, out)  # other commands may have worked here meanwhile
     papers = {paper.id for each in requests for paper in claims.of(each.paper).paper}
-    findings = find(planned, claims.of_papers(papers))
-    page = ledger_page(findings, command_of(request, source, out))
+    findings = find(planned, claims.of_papers(papers), out)
+    page = ledger_page(findings, [command_of(each, source, out) for each in requests])
     write_page(page, out / "ledger.html")
     write_atomic(out / "ledger.md", to_markdown(page))
     write_atomic(out / "ledger.json", json.dumps(findings.as_dict(), indent=2, allow_nan=False) + "\n")

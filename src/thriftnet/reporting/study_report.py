@@ -123,7 +123,7 @@ def study_text(study: StudyFacts) -> str:
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
     lines += [f"trial {trial.number} failed: {trial.reason}" for trial in study.of_state("failed")]
-    lines += ["", _lead(study)]
+    lines += ["", study_lead(study)]
     if study.importance:
         shares = "  ".join(f"{key} {share:.0%}" for key, share in study.importance.items())
         lines.append(f"importance (fANOVA): {shares}")
@@ -224,7 +224,7 @@ def study_page(study: StudyFacts) -> Page:
     sections.append(Section("Trials", [Table(columns, rows, "Every trial; a pruned one has its last value.")]))
     again = f"thriftnet study run {shlex.quote(study.folder + '/study.toml')} --out {shlex.quote(study.folder)}"
     sections.append(Section("To go on", [Code(f"{again} --data {shlex.quote(study.data)}")]))
-    return Page("a study", study.name, _lead(study), sections)
+    return Page("a study", study.name, study_lead(study), sections)
 
 
 def duration(seconds: float | None) -> str:
@@ -238,7 +238,8 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _lead(study: StudyFacts) -> str:
+def study_lead(study: StudyFacts) -> str:
+    """How many trials there are, and the best of them."""
     counts = ", ".join(
         f"{len(found)} {state}"
         for state in ("completed", "pruned", "failed", "running")
