@@ -296,6 +296,13 @@ class TestLooking:
         assert (ramavath["claimed_test_accuracy"], ramavath["claimed_validation_accuracy"]) == (None, 84.5)
         assert "84.50 % validation " in table
 
+    def test_show_source_prints_the_files_with_their_reasons(self) -> None:
+        shown = thriftnet("recipes", "show", "xu-resnet18", "--source").stdout
+        own, base = shown.index("# --- xu-resnet18.toml ---"), shown.index("# --- _xu-base.toml ---")
+        assert own < base
+        assert "# paper" in shown[own:base]
+        assert "leave out --set" in thriftnet("recipes", "show", "liu-4x2", "--source", "--protocol", "honest").error
+
     @pytest.mark.parametrize("word", ["recipes", "recipe"])
     def test_show_prints_what_can_be_trained_again(self, word: str, tmp_path: Path) -> None:
         shown = thriftnet(word, "show", "liu-4x2", "--set", "optimizer.lr=0.05", "--protocol", "honest").stdout

@@ -447,12 +447,20 @@ def recipes_show(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     protocol: Annotated[Literal["paper", "honest"], typer.Option(help="Which protocol.")] = "paper",
+    source: Annotated[
+        bool, typer.Option("--source", help="The files as written, with the reasons for values.")
+    ] = False,
 ) -> None:
-    """Print every resolved value of a recipe as TOML."""
+    """Print every resolved value of a recipe as TOML, or with --source its own file and those that it inherits."""
     from thriftnet import api
-    from thriftnet.recipe import to_toml
+    from thriftnet import recipe as recipes
 
-    typer.echo(to_toml(api.load_recipe(recipe, overrides or (), protocol)), nl=False)
+    if not source:
+        typer.echo(recipes.to_toml(api.load_recipe(recipe, overrides or (), protocol)), nl=False)
+        return
+    if overrides or protocol != "paper":
+        raise UserError("--source prints files as they are written; leave out --set and --protocol")
+    typer.echo("\n".join(f"# --- {name}.toml ---\n{text}" for name, text in recipes.sources(recipe)), nl=False)
 
 
 @recipes_app.command("diff")

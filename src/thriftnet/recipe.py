@@ -43,7 +43,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
 
     Raises RecipeError for an unknown name, an unknown key, a wrong type or an impossible combination.
     """
-    name, tables = _resolve(name_or_path, None, depth=1)
+    name, tables = _resolve(name_or_path)
     if any(override.startswith("model.") for override in overrides):
         tables.pop("expect", None)
     for override in overrides:
@@ -145,25 +145,46 @@ def _packaged() -> Any:
     return resources.files("thriftnet") / "recipes"
 
 
-def _resolve(name_or_path: str, child_folder: Path | None, depth: int) -> tuple[str, dict[str, Any]]:
-    """(name, tables) of a recipe merged over its parents; a parent is sought beside its child, then in the package."""
-    if child_folder is not None and (beside := child_folder / f"{name_or_path.removesuffix('.toml')}.toml").is_file():
-        name_or_path = str(beside)
-    name, text, folder = _read(name_or_path)
-    tables = _parse(text, name)
-    parent = tables.pop("inherits", None)
-    if parent is None:
-        return name, tables
-    if not isinstance(parent, str):
-        raise RecipeError(f"recipe {name}: inherits = {parent!r} must be the name of one recipe")
-    if depth == MAX_FILES:
-        raise RecipeError(
-            f"recipe {name} inherits {parent}: a recipe may span {MAX_FILES} files at most, so that it stays readable"
-        )
-    inherited = _resolve(parent, folder, depth + 1)[1]
-    if "model" in tables:
-        inherited.pop("expect", None)
-    return name, _merge(inherited, tables)
+def sources(name_or_path: str) -> list[tuple[str, str]]:
+    """(name, text) of a recipe's file and of those it inherits, the child first, with their comments.
+
+    Raises RecipeError as `load` does where a file cannot be read or parsed.
+    """
+    return [(name, text) for name, text, _ in _files(name_or_path)]
+
+
+def _resolve(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """(name, tables) of a recipe merged over its parents."""
+    files = _files(name_or_path)
+    merged = files[-1][2]
+    for _, _, tables in reversed(files[:-1]):
+        if "model" in tables:
+            merged.pop("expect", None)
+        merged = _merge(merged, tables)
+    return files[0][0], merged
+
+
+def _files(name_or_path: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, text, tables) of a recipe and its parents, the child first; parents are sought beside it, then packaged."""
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    folder: Path | None = None
+    while True:
+        if folder is not None and (beside := folder / f"{name_or_path.removesuffix('.toml')}.toml").is_file():
+            name_or_path = str(beside)
+        name, text, folder = _read(name_or_path)
+        tables = _parse(text, name)
+        parent = tables.pop("inherits", None)
+        found.append((name, text, tables))
+        if parent is None:
+            return found
+        if not isinstance(parent, str):
+            raise RecipeError(f"recipe {name}: inherits = {parent!r} must be the name of one recipe")
+        if len(found) == MAX_FILES:
+            raise RecipeError(
+                f"recipe {name} inherits {parent}: a recipe may span {MAX_FILES} files at most, so that it stays "
+                "readable"
+            )
+        name_or_path = parent
 
 
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:
