@@ -165,7 +165,7 @@ def _resolve(name_or_path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _files(name_or_path: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(name, text, tables) of a recipe and its parents, the child first; parents are sought beside it, then packaged."""
+    """(name, text, tables) of a recipe, then its parents; each is sought beside its child, then packaged."""
     found: list[tuple[str, str, dict[str, Any]]] = []
     folder: Path | None = None
     while True:
