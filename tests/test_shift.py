@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from tests.conftest import Outcome, Trained, thriftnet
-from tests.training.conftest import TinySource
+from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet import api, shift
+from thriftnet import recipe as recipes
 from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, corrupt
 from thriftnet.predictor import Predictor, mean_of_runs, read_temperature
@@ -73,6 +75,37 @@ class TestMeasure:
         assert "Frost is drawn" in html
         assert "thriftnet evaluate" in html
         assert html.count("<svg") >= 3
+
+    def test_colour_images_have_all_ninety_five(self, tmp_path: Path) -> None:
+        """Each condition is its own corruption at its own severity: the loss is that of those images."""
+        noise = np.random.default_rng(0).integers(0, 120, (2, 24, 3, 16, 16))
+        labels = np.arange(24) % 3
+        train, test = (noise + 90 * np.eye(3, dtype=int)[labels][:, :, None, None]).astype(np.uint8)  # a tint a class
+        data, recipe, path = tmp_path / "colour.npz", tmp_path / "tiny.toml", tmp_path / "run"
+        np.savez(data, x_train=train, y_train=labels, x_test=test, y_test=labels)
+        recipe.write_text(recipes.to_toml(tiny_recipe(data={"validation_images": 6})), encoding="utf-8")
+        assert thriftnet("train", recipe, "--data", data, "--out", path).status == 0
+        outcome = thriftnet("evaluate", path, "--shift", "--html", tmp_path / "shift.html")
+        assert outcome.status == 0, outcome.stderr
+        assert "left out" not in outcome.stdout
+        stored = json.loads((path / "shift-test.json").read_text())
+        assert stored["complete"]
+        assert stored["left_out"] == {}
+        found = {(c["corruption"], c["severity"]): c["loss"] for c in stored["conditions"]}
+        assert len(stored["conditions"]) == 95
+        predictor, images = Predictor((load_run(path),)), torch.from_numpy(test)
+        expected = {
+            (name, severity): float(
+                cross_entropy(predictor.logits(corrupt(images, name, severity)).double(), torch.from_numpy(labels))
+            )
+            for name in CORRUPTIONS
+            for severity in range(1, 6)
+        }
+        assert found == pytest.approx(expected)
+        assert len(set(found.values())) == 95
+        page = (tmp_path / "shift.html").read_text()
+        assert "saturate (extra)" in page
+        assert "left out" not in page
 
     def test_one_condition_is_what_its_parts_give(self, trained: Trained, few: None) -> None:
         run = load_run(trained.path)
