@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import write_tiny_data
+from tests.tracking.conftest import nobody_is_logged_in as nobody_is_logged_in  # autouse here too
 from tests.training.conftest import tiny_recipe
 from thriftnet import recipe as recipes
 from thriftnet.data.open import open_source

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import thriftnet
+from tests.tracking.conftest import read_tensorboard, read_wandb
+from tests.tracking.test_display import curve
 from tests.tuning.conftest import GRID, Place
+from thriftnet.run import Run
 from thriftnet.tuning.trial import Outcome, run_trial
 
 COMMAND = [sys.executable, "-m", "thriftnet", "study", "run"]
@@ -70,20 +72,34 @@ def test_trials_draw_no_figures_of_their_own_and_their_page_has_them(place: Plac
 
 
 @pytest.mark.parametrize("engine", [(), ("--engine", "processes", "--workers", "1")])
-def test_trackers_are_told_of_every_trial(place: Place, engine: tuple[str, ...]) -> None:
-    outcome = thriftnet("study", "run", *command(place, "--track", "tensorboard", *engine))
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_trackers_are_told_of_every_trial(place: Place, tracker: str, engine: tuple[str, ...]) -> None:
+    """Read back from the files that TensorBoard, or W&B offline, wrote."""
+    outcome = thriftnet("study", "run", *command(place, "--track", tracker, *engine))
     assert outcome.status == 0, outcome.stderr
     for number in range(4):
-        trial = place.out / "trials" / f"{number:04d}"
-        state = json.loads((trial / "tracking.json").read_text())
-        assert (state["group"], state["trackers"]["tensorboard"]["epochs"]) == ("grid", 2)
-        assert state["trackers"]["tensorboard"]["finished"]
-        events = EventAccumulator(str(trial / "tracking" / "tensorboard"))
-        events.Reload()
-        tags = events.Tags()
-        assert {"train/loss", "validation/accuracy"} <= set(tags["scalars"])
-        assert "figures/curves" in tags["images"]
-        assert len(events.Scalars("train/loss")) == 2
+        run = Run(place.out / "trials" / f"{number:04d}")
+        state = json.loads((run.path / "tracking.json").read_text())
+        assert (state["group"], state["trackers"][tracker]["epochs"]) == ("grid", 2)
+        assert state["trackers"][tracker]["finished"]
+        points, figures = told(run, tracker)
+        assert len(run.history) == 2
+        assert points["train/loss"] == curve(run, "train_loss")
+        assert points["validation/accuracy"] == curve(run, "validation_accuracy")
+        assert "figures/curves" in figures
+
+
+def told(run: Run, tracker: str) -> tuple[dict[str, list[tuple[int, Any]]], set[str]]:
+    """Points by name, and the names of figures."""
+    if tracker == "tensorboard":
+        board = read_tensorboard(run.path)
+        return board.scalars, set(board.images)
+    (offline,) = read_wandb(run.path)
+    assert (offline.run.display_name, offline.run.run_group) == (f"trial {int(run.path.name)}", "grid")
+    assert offline.config["optimizer"]["lr"] == run.recipe.optimizer.lr
+    assert offline.config["optimizer"]["momentum"] == run.recipe.optimizer.momentum
+    assert (offline.summary["status"], offline.exit_code) == ("completed", 0)
+    return offline.points, {name for name in offline.points if name.startswith("figures/")}
 
 
 def test_a_pruned_trials_last_epoch_is_told_too(place: Place) -> None:
