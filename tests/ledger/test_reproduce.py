@@ -402,6 +402,14 @@ def test_below_a_quarter_of_the_epochs_nothing_is_reproduced(bench: Bench) -> No
     assert row.status == "not reproduced: 2 of 9 epochs"
 
 
+def test_half_the_epochs_of_under_half_the_images_are_under_a_quarter_of_the_training(bench: Bench) -> None:
+    half = bench.reproduce(directions=False, paper="two", train_images=45).findings.rows["two-final"]
+    assert "the claim by" in half.status
+    bench.out.rename(bench.out.with_name("before"))  # otherwise the longer training is shown
+    less = bench.reproduce(directions=False, paper="two", train_images=42).findings.rows["two-final"].status
+    assert less == "not reproduced: 2 of 4 epochs of 42 of 90 images"
+
+
 def test_a_folder_of_another_training_is_refused(bench: Bench) -> None:
     plan = bench.plan(directions=False)
     other = plan.jobs[0].path

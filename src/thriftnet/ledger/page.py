@@ -22,8 +22,8 @@ HOW_TO_READ = (
     "papers. An interval is the 95 % interval of the mean over seeds; one seed has none."
 )
 NOT_REPRODUCED = (
-    f"A row below {REPRODUCED_FROM:.0%} of the paper's epochs or images, or of a twin, reproduces nothing and says so. "
-    "Its number shows only that the recipe runs."
+    f"A row below {REPRODUCED_FROM:.0%} of the paper's training (epochs times images), or of a twin, reproduces "
+    "nothing and says so. Its number shows only that the recipe runs."
 )
 DIRECTIONS = (
     "A claim of the form 'A is better than B' can be tested on small networks and short trainings, if both sides are "

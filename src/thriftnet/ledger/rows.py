@@ -12,7 +12,7 @@ from thriftnet.ledger.plan import Row, RowClaim
 from thriftnet.run import Run
 
 REPRODUCED_FROM = 0.25
-"""Share of the paper's epochs, and of its images, below which a row says that it reproduces nothing."""
+"""Share of the paper's training (its epochs times the images of one) below which a row reproduces nothing."""
 
 RowState = Literal["measured", "started", "diverged", "missing"]
 
@@ -121,12 +121,12 @@ def _distance(claimed: Sequence[float], value: float) -> float | None:
 
 def _status(row: Row, measured: Measured, difference: float | None) -> str:
     shortened = row.shortened
-    if shortened.epochs_share < REPRODUCED_FROM:
-        return f"not reproduced: {measured.epochs} of {measured.full_epochs} epochs"
     if shortened.width < 1:
         return f"not reproduced: a twin of {shortened.width:g} of every width"
-    if shortened.images / shortened.images_in_full < REPRODUCED_FROM:
-        return f"not reproduced: {shortened.images:,} of {shortened.images_in_full:,} images"
+    if shortened.epochs_share * shortened.images / shortened.images_in_full < REPRODUCED_FROM:
+        epochs = f"{measured.epochs} of {measured.full_epochs} epochs"
+        images = f"{shortened.images:,} of {shortened.images_in_full:,} images"
+        return f"not reproduced: {epochs}" + (f" of {images}" if shortened.images < shortened.images_in_full else "")
     if difference is None:
         return "measured; no number is claimed"
     if measured.interval is not None and _overlaps(row.claim.claimed, measured.interval):
