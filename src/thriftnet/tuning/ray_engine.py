@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ from thriftnet.tuning.study import Search
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """No report to Ray's makers; and training is not background work (Ray's own niceness is 15). For clusters made here."""
 _REMOTE_KILL_S = 5.0
+_CONNECT_S = 5.0
+_TRIES = "RAY_gcs_server_port_wait_time_s"
+"""How often Ray tries to reach a cluster, 40 s each time; its default of 20 takes a quarter of an hour to fail."""
 
 
 class _Remote(LocalWorker):
@@ -112,15 +116,40 @@ def cluster(address: str | None) -> Iterator[None]:
             if address == "local":
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
             else:
-                ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+                _check_somebody_listens(address)
+                with _tried_once():
+                    ray.init(address=address, log_to_driver=False)
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise StudyError(
-            f"--address {address}: no Ray cluster answers ({' '.join(str(error).split())[:200]})"
+            f"--address {address}: no Ray cluster answers ({' '.join(str(error).split())[:200]}); "
+            "give the HOST:PORT that `ray start --head` named on the cluster's first machine"
         ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Raise OSError for a HOST:PORT that takes no connection, OverflowError for a port that cannot be.
+
+    Other forms of address are Ray's to judge.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+
+
+@contextmanager
+def _tried_once() -> Iterator[None]:
+    """For connecting alone: a cluster that is started waits by the same variable for its own first process."""
+    given = os.environ.get(_TRIES)
+    os.environ.setdefault(_TRIES, "1")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_TRIES]
 
 
 @contextmanager
