@@ -488,13 +488,21 @@ def study_run(
     )
 
 
-def study_show(folder: Path | str, *, storage: str | None = None, html: Path | str | None = None) -> StudyFacts:
-    """The facts of a study, also while it runs; with `html`, write its page. Raises StudyError."""
+def study_show(
+    folder: Path | str, *, storage: str | None = None, html: Path | str | None = None, figures: bool = True
+) -> StudyFacts:
+    """The facts of a study, also while it runs or where it was stopped; with `html`, write its page.
+
+    With `figures`, what its completed trials suffice for is drawn into the folder's `figures/`, as PNG and SVG;
+    without, nothing is written into the folder. Raises StudyError, StorageError.
+    """
     from thriftnet.reporting.page import write_page
     from thriftnet.reporting.study_report import study_page
-    from thriftnet.tuning.show import read_study
+    from thriftnet.tuning.show import draw_study_figures, read_study
 
     facts = read_study(Path(folder), storage)
+    if figures:
+        draw_study_figures(facts, Path(folder))
     if html is not None:
         write_page(study_page(facts), Path(html))
     return facts

@@ -549,14 +549,19 @@ def study_show(
     folder: Annotated[Path, typer.Argument(help="A study's folder.", metavar="FOLDER")],
     html: Annotated[Path | None, typer.Option(help="Write the study's page into this file.")] = None,
     storage: StorageOption = None,
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Draw into FOLDER/figures; without, FOLDER is only read.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the trials of a study, its best setting, what matters and what pruning saved."""
+    """Print the trials of a study, its best setting, what matters and what pruning saved; draw its figures."""
     from thriftnet import api
     from thriftnet.reporting.study_report import study_text
 
-    facts = api.study_show(folder, storage=storage, html=html)
+    facts = api.study_show(folder, storage=storage, html=html, figures=figures)
     typer.echo(json.dumps(facts.as_dict(), indent=2) if as_json else study_text(facts))
+    if figures and facts.best is not None:  # without a completed trial nothing can be drawn
+        typer.echo(f"figures: {folder / 'figures'}", err=as_json)
     if html is not None:
         typer.echo(str(html), err=as_json)
 

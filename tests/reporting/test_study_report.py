@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from thriftnet.reporting.study_figures import (
     parallel_data,
 )
 from thriftnet.reporting.study_report import (
+    HEAT_MAP,
     StudyFacts,
     TrialFacts,
     duration,
@@ -130,6 +132,20 @@ def test_which_figures_a_study_has() -> None:
     heat_map = "heat-map-optimizer.lr-optimizer.momentum"
     assert set(study_drawings(study(trials=whole))) == {heat_map, "history", "parallel-coordinates", "importance"}
     assert set(study_drawings(study(trials=whole[:1], importance={}))) == {"history"}
+
+
+def test_the_three_pairs_that_matter_most_have_a_heat_map_each() -> None:
+    keys = ("a", "b", "c", "d")
+    settings = [dict(zip(keys, values, strict=True)) for values in product((1, 2), repeat=4)]
+    trials = [TrialFacts(at, "completed", at / 16, setting) for at, setting in enumerate(settings)]
+
+    def drawn(importance: dict[str, float]) -> list[str]:
+        names = study_drawings(study(trials=trials, importance=importance))
+        return [name.removeprefix(HEAT_MAP) for name in names if name.startswith(HEAT_MAP)]
+
+    assert drawn({"d": 0.5, "b": 0.3, "c": 0.15, "a": 0.05}) == ["b-d", "c-d", "a-d"]  # 0.8, 0.65, 0.55
+    assert drawn({"d": 0.4, "b": 0.35, "c": 0.2, "a": 0.05}) == ["b-d", "c-d", "b-c"]  # 0.75, 0.6, 0.55
+    assert drawn({}) == ["a-b", "a-c", "a-d"]
 
 
 def test_a_key_drawn_from_a_range_has_no_heat_map() -> None:

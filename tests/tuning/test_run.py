@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,43 @@ def test_runs_shows_and_writes_figures_and_a_page(place: Place) -> None:
     )
     again = thriftnet("study", "run", place.out / "study.toml", "--data", place.folder / "tiny.npz", "--out", place.out)
     assert (again.status, again.stderr) == (0, "")
+
+
+def test_a_study_is_drawn_while_it_runs_and_where_it_was_stopped(place: Place) -> None:
+    figures = place.out / "figures"
+    with place.search(GRID) as search:
+        outcome = thriftnet("study", "show", place.out)
+        assert (outcome.stdout.count("figures"), figures.exists()) == (0, False)  # nothing is completed
+        for _ in range(3):
+            job = search.next_job()
+            assert job is not None
+            search.finish(job, run_trial(job, lambda epoch, value: False))
+        assert search.next_job() is not None
+        outcome = thriftnet("study", "show", place.out)
+        assert outcome.last_line == f"figures: {figures}"
+        assert "4 of 4 trials begun: 3 completed, 1 running." in outcome.stdout
+        running = {path.name for path in figures.iterdir()}
+        shutil.rmtree(figures)
+    earlier, own = figures / "heat-map-another-pair.svg", figures / "notes.txt"
+    figures.mkdir()
+    for path in (earlier, own):
+        path.touch()
+    outcome = thriftnet("study", "show", place.out, "--json")
+    assert (outcome.status, outcome.stderr) == (0, f"figures: {figures}\n")
+    assert json.loads(outcome.stdout)["best"] is not None
+    names = ("heat-map-optimizer.lr-optimizer.momentum", "history", "parallel-coordinates")
+    assert running == {name + ending for name in names for ending in (".png", ".svg")}
+    assert {path.name for path in figures.iterdir()} == {*running, "notes.txt"}
+
+
+def test_where_figures_cannot_be_written_the_study_can_still_be_read(place: Place) -> None:
+    place.run(GRID)
+    (place.out / "figures").touch()
+    assert (
+        "figures: a file of that name is in the way; the study is safe" in thriftnet("study", "show", place.out).error
+    )
+    outcome = thriftnet("study", "show", place.out, "--no-figures")
+    assert (outcome.status, outcome.stdout.count("figures")) == (0, 0)
 
 
 def test_trials_draw_no_figures_of_their_own_and_their_page_has_them(place: Place) -> None:

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 from thriftnet.reporting.page import Block, Code, Drawing, Facts, Page, Section, Table, Text
@@ -20,6 +21,10 @@ from thriftnet.reporting.study_figures import (
 )
 
 State = Literal["completed", "pruned", "failed", "running"]
+
+HEAT_MAP = "heat-map-"
+"""What the names of heat maps begin with; the two keys follow."""
+MOST_HEAT_MAPS = 3
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def study_drawings(study: StudyFacts) -> dict[str, Drawing]:
     keys = _keys(study)
     completed = [(trial.number, value) for trial, value in done]
     for row_key, column_key in _pairs(study, settings):
-        drawings[f"heat-map-{row_key}-{column_key}"] = Drawing(
+        drawings[f"{HEAT_MAP}{row_key}-{column_key}"] = Drawing(
             draw_heat_map(heat_map_data(settings, values, row_key, column_key, label, study.maximize)),
             "Objective over the two searched keys that the axes name; where others vary too, each cell's best trial.",
         )
@@ -262,15 +267,15 @@ def _saved(study: StudyFacts) -> str:
 
 
 def _pairs(study: StudyFacts, settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Which two keys to draw against each other: the two most important of those with few values.
+    """Which keys with few values to draw against each other, the pairs that matter most first (by summed importance).
 
     A key whose every trial has a value of its own was drawn from a range: its map would be a row of single cells.
     """
     most = min(12, len(settings) - 1)
     few = [key for key in _keys(study) if 1 < len({setting[key] for setting in settings}) <= most]
-    few.sort(key=lambda key: -study.importance.get(key, 0.0))
-    chosen = [key for key in _keys(study) if key in few[:2]]
-    return [(chosen[0], chosen[1])] if len(chosen) == 2 else []
+    pairs = list(combinations(few, 2))
+    pairs.sort(key=lambda pair: -sum(study.importance.get(key, 0.0) for key in pair))
+    return pairs[:MOST_HEAT_MAPS]
 
 
 def _keys(study: StudyFacts) -> list[str]:

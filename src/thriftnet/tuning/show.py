@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from thriftnet.errors import RunFolderError, StudyError
 from thriftnet.reporting.figures import save
-from thriftnet.reporting.study_report import State, StudyFacts, TrialFacts, study_drawings
+from thriftnet.reporting.study_report import HEAT_MAP, State, StudyFacts, TrialFacts, study_drawings
+from thriftnet.storage import storage_error
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning.config import ResolvedStudy, SamplerConfig, StudyConfig, load
 from thriftnet.tuning.pruning import compares_shares, epoch_of
@@ -45,10 +46,23 @@ def read_study(folder: Path, storage: str | None = None) -> StudyFacts:
 
 
 def draw_study_figures(study: StudyFacts, folder: Path) -> None:
-    """Write the figures into `figures/` of the study's folder, as PNG and SVG."""
+    """Write what the trials suffice for into `figures/` of the study's folder, as PNG and SVG; no lock is needed.
+
+    As trials are added, other pairs of keys become the most important: heat maps that are no longer drawn are removed.
+    Raises StorageError.
+    """
+    drawings = study_drawings(study)
+    if not drawings:
+        return
     target = folder / "figures"
-    target.mkdir(exist_ok=True)
-    for name, drawing in study_drawings(study).items():
+    try:
+        target.mkdir(exist_ok=True)
+        for earlier in target.glob(f"{HEAT_MAP}*"):
+            if earlier.stem not in drawings:
+                earlier.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(target, error, "the study is safe") from None
+    for name, drawing in drawings.items():
         for ending in (".png", ".svg"):
             save(drawing.figure, target / f"{name}{ending}")
 
