@@ -2,87 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-import torch
-from playwright.sync_api import Browser, sync_playwright
-from playwright.sync_api import Page as Tab
 
 from tests.reporting import hostile
+from tests.reporting.conftest import Show, contrast
 from tests.reporting.test_html import full_report
 from tests.reporting.test_page import everything
 from thriftnet.reporting.confusion import Confusion
 from thriftnet.reporting.html import render_report
 from thriftnet.reporting.page import Page, Section, Table, render_page
-
-VARIABLE = "THRIFTNET_TEST_BROWSER"
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = os.environ.get(VARIABLE) or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"no browser found: install chromium, or set {VARIABLE} to its path")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-class Opened:
-    """A page in a tab of its own, and everything that it asked for or complained about."""
-
-    def __init__(self, tab: Tab, path: Path) -> None:
-        self.tab, self.requests, self.complaints = tab, list[str](), list[str]()
-        tab.on("request", lambda request: self.requests.append(request.url))
-        tab.on("console", lambda message: self.complaints.append(message.text))
-        tab.on("pageerror", lambda error: self.complaints.append(str(error)))
-        tab.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        tab.goto(path.as_uri())
-        self.own = [path.as_uri()]
-
-    def assert_quiet(self) -> None:
-        assert [url for url in self.requests if not url.startswith("data:image/png")] == self.own
-        assert self.complaints == []
-
-    def column(self, place: int) -> list[str]:
-        """The cells of a column of the first table, rows that are filtered away left out."""
-        found: list[str] = self.tab.locator(f"table.data tbody tr:visible td:nth-child({place})").all_inner_texts()
-        return found
-
-
-Show = Callable[..., Opened]
-
-
-@pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
-    contexts = []
-
-    def open_page(html: str, **settings: object) -> Opened:
-        path = tmp_path / f"page-{len(contexts)}.html"
-        path.write_text(html, encoding="utf-8")
-        context = browser.new_context(offline=True, **settings)  # type: ignore[arg-type]
-        contexts.append(context)
-        return Opened(context.new_page(), path)
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -242,21 +172,8 @@ def test_the_numbers_of_the_matrix_stand_out_from_their_colour(show: Show, schem
         "elements => elements.map(e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor])"
     )
     below = (255, 255, 255) if scheme == "light" else (13, 17, 23)
-
-    def numbers(colour: str) -> list[float]:
-        return [float(part) for part in re.findall(r"[\d.]+", colour)]
-
-    def luminance(colour: torch.Tensor) -> float:
-        c = colour / 255
-        linear = torch.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-        return float(linear @ torch.tensor([0.2126, 0.7152, 0.0722]))
-
     for text, background in found:
-        red, green, blue, *alpha = numbers(background)
-        opacity = alpha[0] if alpha else 1.0
-        shown = opacity * torch.tensor([red, green, blue]) + (1 - opacity) * torch.tensor(below)
-        dark, light = sorted((luminance(shown), luminance(torch.tensor(numbers(text)))))
-        assert (light + 0.05) / (dark + 0.05) > 3, (text, background)
+        assert contrast(text, background, below) > 3, (text, background)
 
 
 def test_in_print_tables_are_whole_filters_gone_and_colours_light(show: Show, report: str) -> None:
@@ -276,7 +193,7 @@ def test_in_print_tables_are_whole_filters_gone_and_colours_light(show: Show, re
 
 @pytest.fixture(scope="module")
 def hostile_pages() -> list[str]:
-    """Each kind of page with each hostile name in each place; the names are classes too, few and many."""
+    """Each kind of block and a run's page, a hostile name in each place; the names are classes too, few and many."""
     every = " ".join(hostile.NAMES)
     return [
         everything(every),
