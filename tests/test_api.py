@@ -25,7 +25,7 @@ from thriftnet.errors import BudgetError, DataError, RunFolderError, ThriftnetEr
 from thriftnet.inference import Measurement, Predictions
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.summary import Summary
-from thriftnet.run import DataFacts, Run
+from thriftnet.run import DataFacts, Run, without_shared_folders
 from thriftnet.training.progress import SilentDisplay
 
 PUBLIC = [
@@ -231,3 +231,17 @@ def test_classes_in_another_order_are_not_scored_against_the_wrong_names(trained
     with pytest.raises(DataError, match="in another order"):
         thriftnet.evaluate(trained.path, "test", data=str(tmp_path / "turned.npz"))
     assert "test set opened" not in (trained.path / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/a/seed-0", "runs/b/seed-0"], ["a/seed-0", "b/seed-0"]),
+        (["/deep/runs/a", "/deep/runs/a/b", "/deep/runs/c"], ["a", "a/b", "c"]),
+        (["runs/a", "runs/a"], ["a", "a"]),
+        (["fast", "runs/fast"], ["fast", "runs/fast"]),
+        (["runs/a"], ["a"]),
+    ],
+)
+def test_paths_lose_the_folders_that_tell_nothing_apart(paths: list[str], names: list[str]) -> None:
+    assert without_shared_folders(paths) == names

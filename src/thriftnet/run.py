@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -150,3 +151,12 @@ def load_run(path: Path | str) -> Run:
     """Open a run folder. Raises RunFolderError unless it is one."""
     RunFolder(path).require()
     return Run(Path(path))
+
+
+def without_shared_folders(paths: Sequence[Path | str]) -> list[str]:
+    """The ends of the paths that tell them apart, as names; the last part of each stays."""
+    parts = [PurePath(path).parts for path in paths]
+    shared = 0
+    while all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    return [str(PurePath(*each[shared:])) for each in parts]

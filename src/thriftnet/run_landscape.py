@@ -35,7 +35,7 @@ from thriftnet.evaluation.landscape import (
     losses_between,
 )
 from thriftnet.inference import Split, open_split
-from thriftnet.run import Run
+from thriftnet.run import Run, without_shared_folders
 from thriftnet.runtime import Runtime
 from thriftnet.storage import storage_error, write_atomic
 
@@ -338,9 +338,10 @@ def _check_comparable(runs: Sequence[Run]) -> None:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """The folders' names where they tell the runs apart, else their paths."""
-    names = [run.path.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+    """The folders' names where they tell the runs apart, else as much of their paths as does."""
+    paths = [run.path.resolve() for run in runs]
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else without_shared_folders(paths)
 
 
 def _name(runs: Sequence[Run]) -> str:

@@ -7,15 +7,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from tests.reporting.conftest import contrast
 from thriftnet.errors import StorageError
-from thriftnet.reporting import figures
+from thriftnet.reporting import figures, shift_figures, study_figures
 from thriftnet.reporting.class_figures import distribution_data, draw_distribution
-from thriftnet.reporting.figures import inline_svg, save, short_name
+from thriftnet.reporting.figures import INK, inline_svg, save, short_name, short_names
 
 
 def drawing() -> Figure:
@@ -81,6 +84,34 @@ def test_a_short_name_is_one_line_of_limited_length(name: str, longest: int) -> 
     assert short.isprintable()
     if 0 < len(name) <= longest and name == " ".join(name.split()) and name.isprintable():
         assert short == name
+
+
+_VALUES = np.linspace(0, 100, 40).reshape(8, 5)
+
+
+@pytest.mark.parametrize("of", ["study", "study of a loss", "shift"])
+@pytest.mark.parametrize(("page", "ink"), [((255, 255, 255), INK), ((13, 17, 23), "#e6edf3")])
+def test_numbers_of_heat_maps_stand_out_from_their_colour(of: str, page: tuple[int, int, int], ink: str) -> None:
+    """At least 3 to 1 (WCAG 2.2, 1.4.3, for large text); `ink` is what a dark page has in its place."""
+    if of == "shift":
+        figure = shift_figures.draw_heat_map(shift_figures.HeatMapData(("a",) * 8, _VALUES, 100.0))
+    else:
+        data = study_figures.HeatMapData(_VALUES, ["a"] * 8, ["b"] * 5, "a", "b", "", maximize=of == "study")
+        figure = study_figures.draw_heat_map(data)
+    axes = figure.axes[0]
+    [image] = axes.images
+    cells = image.to_rgba(image.get_array()).reshape(-1, 4)
+    for text, (*shares, opacity) in zip(axes.texts, cells, strict=True):
+        written = to_rgb(ink if text.get_color() == INK else text.get_color())
+        colours = [[round(255 * float(share)) for share in rgb] for rgb in (written, shares)]
+        found = contrast(f"rgb{tuple(colours[0])}", f"rgba{(*colours[1], float(opacity))}", page)
+        assert found > 3, (text.get_text(), found)
+
+
+def test_short_names_can_be_told_apart() -> None:
+    assert short_names(["fast", "a-long-name-of-a-run"], 12) == ["fast", "a-long-name…"]
+    assert short_names(["sgd", "resnext29-seed-0", "resnext29-seed-1"], 12) == ["sgd", "resne…seed-0", "resne…seed-1"]
+    assert short_names(["the same"] * 2, 5) == ["the …"] * 2
 
 
 def test_what_cannot_be_printed_is_replaced_in_a_short_name() -> None:

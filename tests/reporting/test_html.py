@@ -32,7 +32,7 @@ from thriftnet.reporting.shift_figures import draw_foretold, draw_heat_map, fore
 from thriftnet.shift import Condition, ShiftMeasurement, Stored, StoredRemedies, StoredRemedy
 
 EVIL = "<script>alert(1)</script>"
-VOID = {"meta", "br", "img", "link", "input", "hr"}
+VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
@@ -47,6 +47,11 @@ class Page(HTMLParser):
         self.feed(html)
         self.close()
         assert self.open == []
+
+    @property
+    def elements(self) -> list[str]:
+        """Without the places where a long word may be broken, which its letters decide."""
+        return [tag for tag in self.tags if tag != "wbr"]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -181,7 +186,7 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str) -> None:
     def skeleton(name: str) -> list[str]:
         page = Page(render_report(full_report((name, f"{name} 2"), name, drawn=False)))
         assert_self_contained(page, "")
-        return page.tags + [attribute for attribute, _ in page.attributes]
+        return page.elements + [attribute for attribute, _ in page.attributes]
 
     assert skeleton(text) == skeleton("harmless")
 

@@ -88,7 +88,7 @@ def test_hostile_text_in_any_block_adds_no_element_and_no_attribute() -> None:
     def skeleton(text: str) -> list[str]:
         parsed = Parsed(everything(text))
         assert_self_contained(parsed, "")
-        return parsed.tags + [attribute for attribute, _ in parsed.attributes]
+        return parsed.elements + [attribute for attribute, _ in parsed.attributes]
 
     assert skeleton(" ".join(NAMES)) == skeleton("harmless and so long that it is broken into lines")
 

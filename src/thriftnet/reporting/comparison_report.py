@@ -16,8 +16,9 @@ from thriftnet.evaluation.sides import (
     interval_text,
     intervals_of,
 )
-from thriftnet.reporting.figures import BLUE, GREEN, INK, MUTED, VERMILLION, new_figure, short_name, styled
+from thriftnet.reporting.figures import BLUE, GREEN, INK, MUTED, VERMILLION, new_figure, short_names, styled
 from thriftnet.reporting.page import Code, Drawing, Facts, Page, Section, Table, Text, write_page
+from thriftnet.run import without_shared_folders
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def sides_data(comparison: Comparison) -> SidesData:
     """What the figure of the sides shows."""
     sides = comparison.sides
     return SidesData(
-        names=[f"{letter}  {short_name(side.name, _SHOWN_NAME)}" for letter, side in zip(LETTERS, sides, strict=False)],
+        names=[f"{letter}  {name}" for letter, name in zip(LETTERS, _names(comparison, _SHOWN_NAME), strict=False)],
         accuracies=[[100 * accuracy for accuracy in side.accuracies] for side in sides],
         means=[100 * side.mean for side in sides],
         intervals=[_bounds(side.interval) for side in sides],
@@ -116,7 +117,7 @@ def comparison_page(comparison: Comparison) -> Page:
     """The whole page."""
     return Page(
         kind="comparison",
-        title=" against ".join(short_name(side.name, 60) for side in comparison.sides),
+        title=" against ".join(_names(comparison, 60)),
         lead=" ".join(f"{' − '.join(pair.names)}: {pair.sentence}." for pair in comparison.pairs[:3]),
         sections=[
             Section("Sides", [*_sides(comparison), *(Text(note, note=True) for note in comparison.notes)]),
@@ -129,6 +130,10 @@ def comparison_page(comparison: Comparison) -> Page:
 def write_comparison_report(comparison: Comparison, path: Path) -> None:
     """Write the page. Raises StorageError."""
     write_page(comparison_page(comparison), path)
+
+
+def _names(comparison: Comparison, longest: int) -> list[str]:
+    return short_names(without_shared_folders([side.name for side in comparison.sides]), longest)
 
 
 def _sides(comparison: Comparison) -> list[Facts | Drawing | Table]:
@@ -164,7 +169,7 @@ def _sides(comparison: Comparison) -> list[Facts | Drawing | Table]:
     caption = "A dot is a run, the upright bar the mean over seeds, the line its 95 % interval."
     return [
         facts,
-        Drawing(draw_sides(sides_data(comparison)), caption),
+        Drawing(draw_sides(sides_data(comparison)), caption, wide=True),
         Table(columns, rows, "A single run's interval covers other images, that of several runs other seeds."),
     ]
 
@@ -199,7 +204,7 @@ def _differences(comparison: Comparison) -> list[Drawing | Table | Text]:
         return [*words]
     caption = "Percentage points; a line that crosses zero has not decided which is better."
     return [
-        Drawing(draw_differences(differences_data(comparison)), caption),
+        Drawing(draw_differences(differences_data(comparison)), caption, wide=True),
         *words,
         Table(columns, rows, "95 % intervals of each difference, by what they vary."),
     ]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thriftnet.reporting.figures import short_name
+from thriftnet.reporting.figures import WHITE_TEXT, short_name
 from thriftnet.reporting.image_figures import pixels
 from thriftnet.reporting.tables import Cell, Link, Table
 
@@ -25,7 +25,6 @@ IMAGES_A_PAIR = 12
 KEPT_PIXELS = 2**19
 """All images together: 512 of 32 x 32 pixels, about 1.6 MB of a page."""
 LARGEST_SIDE_PX = 64
-_WHITE_TEXT = 0.8  # the opacity of blue from which white is the easier to read
 
 
 Pair = tuple[int, int]
@@ -172,7 +171,7 @@ def _grid_cell(block: Confusion, pairs: Mapping[Pair, ShownPair], pair: Pair) ->
         return GridCell(0, 0.0, False, "", "")
     opacity = _share(block, pair) ** 0.5
     count = block.counts[pair[0]][pair[1]]
-    return GridCell(count, round(opacity, 3), opacity > _WHITE_TEXT, shown.title, shown.target if shown.images else "")
+    return GridCell(count, round(opacity, 3), opacity > WHITE_TEXT, shown.title, shown.target if shown.images else "")
 
 
 def _shown_pair(block: Confusion, name: str, pair: Pair) -> ShownPair:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from html import escape
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, MUTED, GRID = "#1f2328", "#59636e", "#d8dee4"
 WHITE = "#ffffff"
+PAGE = "#fffffe"
+"""White that follows the page: around words that lines cross."""
+WHITE_TEXT = 0.8
+"""The opacity of BLUE from which white is the easier to read, on a light page; that of VERMILLION is 0.9."""
 
 # In a page these take their value from the style sheet, which has one for light and one for dark.
 _PAGE_COLOURS = {
@@ -34,6 +38,7 @@ _PAGE_COLOURS = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
+    PAGE: "--page",
 }
 
 _STYLE: Any = {
@@ -139,6 +144,16 @@ def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
     """
     line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split())) or "–"
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def short_names(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
+    """Each as `short_name` makes it, but cut in the middle where cutting the ends would make two the same."""
+    cut = [short_name(name, longest) for name in names]
+    if len(set(cut)) == len(set(names)):
+        return cut
+    lines = [short_name(name, max(len(name), 1)) for name in names]
+    head = (longest - 1) // 2
+    return [line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}" for line in lines]
 
 
 def _render(figure: Figure, kind: Literal["png", "svg"], background: bool) -> bytes:

@@ -156,7 +156,8 @@ def run_page(run: RunReport) -> Page:
         caption = "In colour what the network took the image for, and how confidently; below it the label."
         sections.append(
             Section(
-                "Most confident mistakes", [Drawing(run.figures.mistakes, caption, alt="The most confident mistakes")]
+                "Most confident mistakes",
+                [Drawing(run.figures.mistakes, caption, wide=True, alt="The most confident mistakes")],
             )
         )
     if run.shift is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thriftnet.reporting.figures import BLUE, GREEN, INK, MUTED, VERMILLION, new_figure, short_name, styled
+from thriftnet.reporting.figures import BLUE, GREEN, INK, MUTED, VERMILLION, new_figure, short_names, styled
 from thriftnet.reporting.page import Code, Drawing, Facts, Page, Section, Table, Text
 from thriftnet.run_landscape import Landscape
 
@@ -57,12 +57,12 @@ def draw_contours(data: ContourData) -> Figure:
     figure.set_layout_engine("compressed")  # each drawing anew shifts square axes under "constrained", out of the page
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     norm = LogNorm(data.levels[0], data.levels[-1])
-    for axes, label, losses in zip(panels, data.labels, data.losses, strict=False):
+    for axes, label, losses in zip(panels, short_names(data.labels), data.losses, strict=False):
         x, y = np.meshgrid(data.coefficients, data.coefficients, indexing="ij")
         filled = axes.contourf(x, y, losses, levels=data.levels, norm=norm, cmap="viridis_r")
         axes.contour(x, y, losses, levels=data.levels, norm=norm, colors=INK, linewidths=0.3)
         axes.plot(0, 0, "+", color=VERMILLION, markersize=9, markeredgewidth=1.6)
-        axes.set(title=short_name(label), xlabel="first direction", aspect="equal")
+        axes.set(title=label, xlabel="first direction", aspect="equal")
     for axes in panels[::columns]:
         axes.set_ylabel("second direction")
     for axes in panels[len(data.labels) :]:
@@ -92,11 +92,11 @@ def draw_lines(data: LinesData) -> Figure:
     """A thin curve for each direction, a thick one for their mean; each run in its colour."""
     figure = new_figure(5.6, 3.6)
     axes = figure.subplots()
-    for number, (label, losses) in enumerate(zip(data.labels, data.losses, strict=True)):
+    for number, (label, losses) in enumerate(zip(short_names(data.labels), data.losses, strict=True)):
         colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
         if len(losses) > 1:
             axes.plot(data.coefficients, losses.T, dash, color=colour, linewidth=0.6, alpha=0.55)
-        axes.plot(data.coefficients, losses.mean(0), dash, color=colour, linewidth=2, label=short_name(label))
+        axes.plot(data.coefficients, losses.mean(0), dash, color=colour, linewidth=2, label=label)
     axes.set(xlabel="distance, in norms of each filter", ylabel="cross-entropy (nats)")
     axes.grid(visible=True)
     figure.legend(loc="outside upper center", ncols=min(len(data.labels), 4))
@@ -110,7 +110,8 @@ def draw_between(fractions: np.ndarray, losses: np.ndarray, labels: tuple[str, s
     axes = figure.subplots()
     axes.plot(fractions, _bounded(losses, classes), color=BLUE, marker="o", markersize=3)
     axes.axhline(math.log(classes), color=MUTED, linewidth=1, linestyle=":")
-    axes.set(xlabel=f"from {short_name(labels[0])} (0) to {short_name(labels[1])} (1)", ylabel="cross-entropy (nats)")
+    first, second = short_names(labels)
+    axes.set(xlabel=f"from {first} (0) to {second} (1)", ylabel="cross-entropy (nats)")
     axes.set_ylim(bottom=0)
     axes.grid(visible=True)
     return figure

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import thriftnet
 from thriftnet.reporting.confusion import Confusion, shown_confusion
 from thriftnet.reporting.figures import inline_svg
-from thriftnet.reporting.tables import Cell, Link, Table, cell_text, shown_table
+from thriftnet.reporting.tables import Cell, Link, Table, breakable, cell_text, shown_table
 from thriftnet.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def write_page(page: Page, path: Path) -> None:
 def render_page(page: Page) -> str:
     """The page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     environment = Environment(
         loader=PackageLoader("thriftnet.reporting", ""),
@@ -150,6 +150,7 @@ def render_page(page: Page) -> str:
     environment.tests["a"] = lambda block, kind: type(block).__name__ == kind
     environment.filters["cell"] = cell_text
     environment.filters["table"] = shown_table
+    environment.filters["breakable"] = lambda text: Markup(breakable(str(escape(text)), "<wbr>"))
     environment.filters["confusion"] = lambda block: shown_confusion(block, f"pair-{next(numbers)}")
     environment.filters["svg"] = lambda drawing: Markup(
         inline_svg(drawing.figure, f"drawing-{next(numbers)}", drawing.alt or drawing.caption)

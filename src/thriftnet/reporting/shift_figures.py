@@ -57,7 +57,7 @@ def draw_heat_map(data: HeatMapData) -> Figure:
     most = max(float(lost.max()), 1.0)
     axes.imshow(lost, cmap=colours, vmin=0, vmax=most, aspect="auto", interpolation="none")
     for (row, column), accuracy in np.ndenumerate(data.accuracy):
-        colour = WHITE if lost[row, column] > 0.6 * most else INK
+        colour = WHITE if lost[row, column] > 0.9 * most else INK
         axes.text(column, row, f"{accuracy:.1f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(columns), [str(level) for level in SEVERITIES])
     axes.set_yticks(range(rows), data.names)

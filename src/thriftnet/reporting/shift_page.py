@@ -119,7 +119,7 @@ def _foretold(measurement: ShiftMeasurement, figure: Figure | None) -> list[Bloc
     ]
     if figure is not None:
         caption = "One point a corruption, severity and estimate; above the line the estimate is too hopeful."
-        blocks.append(Drawing(figure, caption, alt="Estimated against measured accuracy"))
+        blocks.append(Drawing(figure, caption, wide=True, alt="Estimated against measured accuracy"))
     true = measurement.mean("compared_accuracy")
     rows: list[list[Cell]] = [
         [

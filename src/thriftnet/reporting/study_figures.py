@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thriftnet.reporting.figures import BLUE, GRID, INK, MUTED, VERMILLION, new_figure, short_name, styled
+from thriftnet.reporting.figures import (
+    BLUE,
+    GRID,
+    INK,
+    MUTED,
+    PAGE,
+    VERMILLION,
+    WHITE,
+    WHITE_TEXT,
+    new_figure,
+    short_name,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,6 +138,8 @@ def _column(name: str, values: list[Any], log: bool) -> Column:
 @styled
 def draw_parallel(data: ParallelData) -> Figure:
     """One line a trial across all columns; the darker, the better, the best in colour and on top."""
+    from matplotlib.patheffects import withStroke
+
     count = len(data.columns)
     figure = new_figure(max(1.45 * count, 4.4), 3.6)
     axes = figure.subplots()
@@ -143,8 +157,9 @@ def draw_parallel(data: ParallelData) -> Figure:
     for at, column in enumerate(data.columns):
         axes.axvline(at, color=GRID, linewidth=1, zorder=0)
         for place, label in column.ticks:
-            # Above its place: the lines of the trials go through that.
-            axes.text(at + 0.03, place + 0.01, short_name(label, 12), fontsize=7.5, va="bottom")
+            # Above its place, which the lines of the trials go through, and readable where they cross it.
+            text = axes.text(at + 0.03, place + 0.01, short_name(label, 12), fontsize=7.5, va="bottom", zorder=3)
+            text.set_path_effects([withStroke(linewidth=2.2, foreground=PAGE)])
     axes.set_xticks(range(count), [column.name.replace(".", ".\n", 1) for column in data.columns])
     axes.set_yticks([])
     axes.set_xlim(-0.15, count - 1 + 0.45)
@@ -204,19 +219,19 @@ def draw_heat_map(data: HeatMapData) -> Figure:
     colours = ListedColormap(np.hstack([np.tile(to_rgb(BLUE), (256, 1)), opacity]))
     if not data.maximize:
         colours = colours.reversed()
-    image = axes.pcolormesh(data.values, cmap=colours, edgecolors="none")
+    image = axes.imshow(data.values, cmap=colours, aspect="auto", interpolation="none", origin="lower")
     finite = data.values[np.isfinite(data.values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
     for row in range(rows):
         for column in range(columns):
             value = data.values[row, column]
             share = (value - low) / (high - low) if high > low else 1.0
-            strong = (share if data.maximize else 1 - share) > 0.6
+            strong = (share if data.maximize else 1 - share) > WHITE_TEXT
             text = f"{value:.2f}" if math.isfinite(value) else "–"
-            colour = "#ffffff" if math.isfinite(value) and strong else INK
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=8.5)
-    axes.set_xticks(np.arange(columns) + 0.5, [short_name(label, 12) for label in data.column_labels])
-    axes.set_yticks(np.arange(rows) + 0.5, [short_name(label, 12) for label in data.row_labels])
+            colour = WHITE if math.isfinite(value) and strong else INK
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
+    axes.set_xticks(range(columns), [short_name(label, 12) for label in data.column_labels])
+    axes.set_yticks(range(rows), [short_name(label, 12) for label in data.row_labels])
     axes.set(xlabel=data.column_key, ylabel=data.row_key)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

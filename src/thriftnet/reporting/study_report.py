@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from thriftnet.reporting.page import Block, Code, Drawing, Facts, Page, Section, Table, Text
+from thriftnet.reporting.page import Block, Code, Drawing, Facts, Page, Section, SmallDrawings, Table, Text
 from thriftnet.reporting.study_figures import (
     draw_heat_map,
     draw_history,
@@ -155,7 +155,7 @@ def study_drawings(study: StudyFacts) -> dict[str, Drawing]:
     for row_key, column_key in _pairs(study, settings):
         drawings[f"{HEAT_MAP}{row_key}-{column_key}"] = Drawing(
             draw_heat_map(heat_map_data(settings, values, row_key, column_key, label, study.maximize)),
-            "Objective over the two searched keys that the axes name; where others vary too, each cell's best trial.",
+            f"Objective over {row_key} and {column_key}; where other keys vary too, each cell's best trial.",
         )
     drawings["history"] = Drawing(
         draw_history(history_data(completed, pruned, label, study.maximize)),
@@ -207,7 +207,9 @@ def study_page(study: StudyFacts) -> Page:
     sections = [Section("The study", found)]
     drawings = study_drawings(study)
     if drawings:
-        sections.append(Section("Figures", list(drawings.values())))
+        small = [drawing for drawing in drawings.values() if not drawing.wide]
+        wide = [drawing for drawing in drawings.values() if drawing.wide]
+        sections.append(Section("Figures", [SmallDrawings(small), *wide]))
     percent = " (%)" if study.maximize else ""
     rows = [
         [

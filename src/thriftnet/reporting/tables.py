@@ -19,6 +19,19 @@ _QUANTITY = re.compile(
 _DURATION = re.compile(r"(?:\d+ h )?\d+ min(?: \d+ s)?")
 _LONG_TEXT = 36
 _LONG_WORD = 12
+"""Letters beyond which a word (a path, a recipe's key) may be broken within."""
+_LONG_WORDS = re.compile(rf"\S{{{_LONG_WORD + 1},}}")
+_BREAKS = re.compile(r"(?<=\w[./_])(?=\w)|(?<=\w-)(?=\d)")
+"""Between a hyphen and a letter browsers break by themselves."""
+_BOLD = 1.15
+"""How much wider a letter of a heading is, at most."""
+_LONGEST_WHOLE = 24
+"""Letters of one piece beyond which even that is broken."""
+# A4 less its margins, and the padding of a column, in letters of 8.5 and of 7 pt as style.css.j2 reckons them.
+_PAPER, _PADDING = 94.5, 1.35
+_PAPER_DENSE, _PADDING_DENSE = 115.0, 1.1
+_WORDS_BESIDE_SENTENCES = 0.7
+"""Share of a line that whole words may take before letters become smaller, where cells are more than words."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,45 @@ class ShownColumn:
     kind: str
     wraps: bool = False
     """Whether its numbers carry remarks too long for one line."""
-
-    @property
-    def breakable(self) -> bool:
-        """Whether a printed heading may be broken within a word, as a recipe's long keys must be."""
-        return any(len(word) > _LONG_WORD for word in self.name.split())
+    whole: int = 0
+    """Letters of its longest word, or as many as paper has room for: no word up to that is broken."""
 
 
-def shown_table(table: Table) -> tuple[list[ShownColumn], list[list[ShownCell]]]:
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as the template writes it."""
+
+    columns: list[ShownColumn]
+    rows: list[list[ShownCell]]
+    dense: bool
+    """Whether it needs smaller letters on paper."""
+
+
+def shown_table(table: Table) -> ShownTable:
     """Columns with their kinds and rows with their sort values. Raises ValueError for a row of another length."""
     columns, rows = table.columns, table.rows
     for row in (*rows, table.totals or columns):
         if len(row) != len(columns):
             raise ValueError(f"a row of {len(row)} cells does not fit {len(columns)} columns")
-    heads, by_column = [], []
-    for name, cells in zip(columns, zip(*rows, strict=True) if rows else [()] * len(columns), strict=True):
-        kind, shown = _shown_column(cells)
-        wraps = kind == "number" and any(len(cell.text) > _LONG_TEXT for cell in shown)
-        heads.append(ShownColumn(name, kind, wraps))
-        by_column.append(shown)
-    return heads, [list(row) for row in zip(*by_column, strict=True)]
+    by_column = [_shown_column(cells) for cells in (zip(*rows, strict=True) if rows else [()] * len(columns))]
+    longest = [
+        max([math.ceil(_BOLD * _longest_piece(name)), *(_longest_piece(cell.text) for cell in shown)])
+        for name, (_, shown) in zip(columns, by_column, strict=True)
+    ]
+    room = _PAPER_DENSE - _PADDING_DENSE * len(columns)
+    most = next((most for most in range(_LONGEST_WHOLE, 1, -1) if sum(min(n, most) for n in longest) <= room), 1)
+    heads = [
+        ShownColumn(name, kind, kind == "number" and any(len(cell.text) > _LONG_TEXT for cell in shown), min(n, most))
+        for name, (kind, shown), n in zip(columns, by_column, longest, strict=True)
+    ]
+    sentences = any(head.kind == "long" or head.wraps for head in heads)
+    dense = sum(longest) + _PADDING * len(columns) > _PAPER * (_WORDS_BESIDE_SENTENCES if sentences else 1)
+    return ShownTable(heads, [list(row) for row in zip(*(shown for _, shown in by_column), strict=True)], dense)
+
+
+def breakable(text: str, mark: str) -> str:
+    """`text` with `mark` where a long word of it may go on in the next line: a path, a key, a run's name."""
+    return _LONG_WORDS.sub(lambda word: _BREAKS.sub(mark, word[0]), text)
 
 
 def cell_text(value: Cell) -> str:
@@ -120,6 +152,10 @@ def _shown_column(cells: Sequence[Cell]) -> tuple[str, list[ShownCell]]:
     ]
     longest = max(map(len, texts), default=0)
     return ("number" if numeric else "long" if longest > _LONG_TEXT else "text"), shown
+
+
+def _longest_piece(text: str) -> int:
+    return max(len(piece) for piece in re.split(r"\s|(?<=\w-)(?=\w)", breakable(text, " ")))
 
 
 def _quantity(cell: Cell) -> tuple[float, str] | None:
