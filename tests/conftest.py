@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,10 @@ import torch
 from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet import cli
 from thriftnet import recipe as recipes
+
+if TYPE_CHECKING:
+    from tests.ledger.conftest import Bench
+    from thriftnet.ledger.write import Ledger
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,15 @@ def trained(shared_run: Trained, tmp_path: Path) -> Trained:
     path = tmp_path / "run"
     shutil.copytree(shared_run.path, path)
     return Trained(path, shared_run.outcome, shared_run.recipe, shared_run.data)
+
+
+@pytest.fixture(scope="session")
+def shared_ledger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Ledger]:
+    """A whole ledger of two made-up papers and two seeds, trained once; tests must not write into it."""
+    from tests.ledger.conftest import make_bench  # it takes its data from here
+
+    bench = make_bench(tmp_path_factory.mktemp("ledger"))
+    return bench, bench.reproduce(seeds=2, width=0.5)
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,6 @@ def bench(tmp_path: Path) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Ledger]:
-    """A whole ledger of two seeds, trained once; tests must not write into it."""
-    bench = make_bench(tmp_path_factory.mktemp("ledger"))
-    return bench, bench.reproduce(seeds=2, width=0.5)
+def finished(shared_ledger: tuple[Bench, Ledger]) -> tuple[Bench, Ledger]:
+    """A whole ledger of two seeds; tests must not write into it."""
+    return shared_ledger
