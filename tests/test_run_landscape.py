@@ -14,7 +14,8 @@ import thriftnet
 from tests.conftest import Trained
 from tests.conftest import thriftnet as command
 from tests.training.conftest import TinySource
-from thriftnet.run_landscape import Landscape, Settings, fixed_subset
+from thriftnet.run import Run
+from thriftnet.run_landscape import Landscape, Settings, _labels, fixed_subset
 
 QUICK = {"images": 40, "grid": 3, "lines": 2, "steps": 2}
 FLAGS = [word for name, value in QUICK.items() for word in (f"--{name}", value)]
@@ -64,6 +65,12 @@ def test_two_runs_are_measured_and_written(measured: Landscape, shared_run: Trai
         "landscape.json", "landscape.npz", "landscape.html", "contours.png", "contours.svg", "lines.png", "lines.svg",
         "between.png", "between.svg",
     }  # fmt: skip
+
+
+def test_runs_of_equal_names_are_told_apart_by_their_folders() -> None:
+    runs = [Run(Path("a/deep/folder") / name / "seed-0") for name in ("amp", "sgd")]
+    assert _labels(runs) == ["amp/seed-0", "sgd/seed-0"]
+    assert _labels([runs[0], Run(Path("seed-1"))]) == ["seed-0", "seed-1"]
 
 
 def test_the_loss_at_the_solution_is_that_of_evaluation(trained: Trained) -> None:

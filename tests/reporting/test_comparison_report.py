@@ -45,6 +45,14 @@ def test_sides_have_a_dot_a_seed_and_an_interval(comparison: Comparison) -> None
     assert [len(np.asarray(line.get_xdata())) for line in dots] == [3, 3, 1, 1]
 
 
+def test_sides_in_the_same_folder_are_told_apart() -> None:
+    folder = "a/deep/folder/that/is/longer/than/a/label"
+    sides = [replace(right(0.9), name=f"{folder}/{name}") for name in ("good", "poor")]
+    found = compared(*sides)
+    assert sides_data(found).names == ["A  good", "B  poor"]
+    assert comparison_page(found).title == "good against poor"
+
+
 def test_differences_are_those_that_could_be_compared(comparison: Comparison) -> None:
     data = differences_data(comparison)
     assert data.names == ["A − B", "A − C", "B − C"]
