@@ -41,6 +41,11 @@ def test_a_study_in_the_folder_is_read_with_what_was_shortened(tmp_path: Path) -
     assert said.endswith("[tiny; 2 epochs; one seed a setting]")
 
 
+def test_a_study_that_cannot_be_read_leaves_the_ledger_written(tmp_path: Path) -> None:
+    (tmp_path / "studies" / "xu-grid").mkdir(parents=True)
+    assert study_finding(grid_claim(), tmp_path).startswith("not read: ")
+
+
 def test_every_custom_test_is_held_against_its_own_networks_accuracy() -> None:
     pairs = {claim.id: claim.shifted for claim in CLAIMS.values() if isinstance(claim, ElsewhereClaim)}
     assert pairs == {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from thriftnet.errors import UserError
 from thriftnet.evaluation.corruptions import BENCHMARK, SEVERITIES
 from thriftnet.ledger.claims import ElsewhereClaim, StudyClaim
 from thriftnet.ledger.plan import Row
@@ -20,15 +21,19 @@ from thriftnet.tuning.show import read_study
 def study_finding(claim: StudyClaim, out: Path) -> str:
     """How the study in `out/studies/<name>` stands; without one, the command that runs it there.
 
-    Raises what `tuning.show.read_study` raises, for a folder without a study and where Optuna is not installed.
+    What keeps it from being read is its finding: the trainings of hours before it must not end without a ledger.
     """
     folder = out / "studies" / claim.study
     if not folder.is_dir():
         place = Path(out.name, "studies", claim.study)
         return f"missing: thriftnet study run {claim.study} --data PATH --out {place}"
-    study = read_study(folder)
+    try:
+        study = read_study(folder)
+    except UserError as error:
+        return f"not read: {error}"
     epochs = sorted({trial.planned_epochs for trial in study.trials if trial.planned_epochs is not None})
-    labels = [study.recipe, " to ".join(map(str, sorted({*epochs[:1], *epochs[-1:]}))) + " epochs"]
+    labels = [study.recipe]
+    labels += [f"{' to '.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs"] if epochs else []
     labels += [] if study.train_images is None else [f"{study.train_images:,} training images"]
     return f"{study_lead(study)} [{'; '.join([*labels, 'one seed a setting'])}]"
 

@@ -40,7 +40,7 @@ class DirectionFinding:
     missing_seeds: tuple[int, ...]
     diverged: tuple[str, ...]
     """`B, seed 1`."""
-    hardly_learned: tuple[str, ...] = ()
+    hardly_learned: tuple[str, ...]
     """Sides whose mean accuracy is below twice that of guessing, so that the difference is one of learning at all."""
 
 

@@ -131,7 +131,7 @@ class Findings:
 def find(plan: Plan, claims: Claims, out: Path) -> Findings:
     """Read everything that the runs of `plan` and the studies in `out` say about `claims`.
 
-    Raises RunFolderError for a damaged run, and what `beside.study_finding` raises.
+    Raises RunFolderError for a damaged run.
     """
     planned = {claim.id: rows for claim, rows in rows_by_claim(plan.rows)}
     rows = {claim: row_finding(own) for claim, own in planned.items()}

@@ -68,7 +68,10 @@ def mean_of(
         return None
     runs = [job.run for job in known]
     environments = [run.environment for run in runs]
-    devices = [f"{each['device_name']}, {each['precision']}, {each['threads']} threads" for each in environments]
+    devices = [
+        f"{each['device_name']}, {each['precision']}, {each['threads']} thread{'' if each['threads'] == 1 else 's'}"
+        for each in environments
+    ]
     all_labels = list(shortened.labels if labels is None else labels)
     if test_selected or selection == "test-selected":
         all_labels.append("test-selected")

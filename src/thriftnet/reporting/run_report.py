@@ -196,11 +196,12 @@ def _claim(run: Run) -> Claim | None:
     """The source's number, with every known reason why this run's is not comparable."""
     expect = run.recipe.expect
     reasons = []
-    claimed = expect.claimed_test_accuracy
-    if claimed is None:
+    if expect.claimed_test_accuracy is not None:
+        claimed = expect.claimed_test_accuracy
+    elif expect.claimed_validation_accuracy is not None:
         claimed = expect.claimed_validation_accuracy
         reasons.append("the claim is an accuracy on validation images, which the source does not name")
-    if claimed is None:
+    else:
         return None
     if run.data.format not in ORIGINAL_PIXELS:
         reasons.append("the claim is on CIFAR-10's original pixels, which this data is not known to have")
