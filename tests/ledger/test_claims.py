@@ -12,6 +12,7 @@ from thriftnet import recipe as recipes
 from thriftnet.errors import RecipeError, UserError
 from thriftnet.ledger.audit import LAYER_TABLES, corrections, read_rows
 from thriftnet.ledger.claims import AccuracyClaim, AuditClaim, CurveClaim, Direction, load_claims, side_recipe
+from thriftnet.ledger.plan import training_key
 from thriftnet.models.build import check_recipe_network
 
 PACKAGED = load_claims()
@@ -81,7 +82,15 @@ def test_every_claimed_accuracy_of_a_paper_recipe_is_in_the_ledger() -> None:
         expected = {"test": expect.claimed_test_accuracy, "validation": expect.claimed_validation_accuracy}
         own = [claim for claim in ACCURACIES.values() if claim.recipe == name and claim.split != "train"]
         for claim in own:
-            assert expected[claim.split] in (None, claim.claimed[-1]), name
+            assert expected[claim.split] in (None, *claim.claimed[-1:]), name
+
+
+def test_every_experiment_of_a_paper_is_a_row() -> None:
+    """Also those of which no number is printed; two names of one training are one experiment."""
+    experiments = {training_key(recipes.load(name)) for name in recipes.names() if recipes.load(name).paper}
+    assert {training_key(recipes.load(claim.recipe)) for claim in ACCURACIES.values()} == experiments
+    without = {claim.recipe for claim in ACCURACIES.values() if not claim.claimed}
+    assert without == {"li-relu-sgd", "li-relu-adam", "li-gelu-sgd"}
 
 
 def test_every_printed_table_and_contradiction_is_claimed() -> None:
@@ -162,6 +171,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("from_share = 0.5", "", "needs from_share"),
         ('kind = "elsewhere"', 'kind = "rumour"', "rumour"),
         ('shifted = "one-best"', 'shifted = "one-plateau"', "shifted = 'one-plateau' is not the id of an accuracy"),
+        ('claimed = [91.5]\nunit = "%"\n', "", "shifted = 'one-best' is not the id of an accuracy with a number"),
         ('kind = "audit"\ntable = "li-resnet"', 'kind = "study"\nstudy = "xu-gird"', "did you mean 'xu-grid'"),
     ],
 )

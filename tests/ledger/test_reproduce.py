@@ -393,6 +393,17 @@ def test_the_most_faithful_runs_of_all_requests_are_shown(bench: Bench) -> None:
     assert again.findings.missing == []
 
 
+def test_an_accuracy_without_a_number_is_measured_and_compared_with_nothing(bench: Bench) -> None:
+    """Three of Li's four combinations were trained and no number of them is printed."""
+    text = bench.claims_path.read_text(encoding="utf-8")
+    bench.claims_path.write_text(text.replace('claimed = [89.0, 90.0]\nunit = "%"\n', ""), encoding="utf-8")
+    ledger = bench.reproduce(directions=False, paper="two")
+    row = ledger.findings.rows["two-final"]
+    assert row.measured is not None
+    assert (row.difference, row.status) == (None, "measured; no number is claimed")
+    assert row.measured.text in (bench.out / "ledger.html").read_text(encoding="utf-8")
+
+
 def test_below_a_quarter_of_the_epochs_nothing_is_reproduced(bench: Bench) -> None:
     recipe = bench.claims_path.parent / "final.toml"
     recipe.write_text(recipe.read_text().replace("epochs = 4", "epochs = 9"))

@@ -7,8 +7,9 @@ from thriftnet.reporting.figures import inline_svg
 from thriftnet.reporting.ledger_figures import ClaimDot, ForestRow, draw_claims, draw_forest, forest_data
 
 DOTS = [
-    ClaimDot("full", (91.47, 91.47), 90.0, (89.5, 90.5), full=True),
+    ClaimDot("full", (91.47,), 90.0, (89.5, 90.5), full=True),
     ClaimDot("scaled", (89.0, 90.0), 60.0, None, full=False),
+    ClaimDot("none claimed", (), 55.0, None, full=False),
 ]
 ROWS = [
     ("points", ForestRow("A against B", 1.5, (0.5, 2.5), 8.0, "holds")),
@@ -29,9 +30,9 @@ def points(figure: Figure, axes: int, marker: str) -> list[tuple[float, float, b
 
 def test_measured_dots_are_hollow_where_shortened() -> None:
     figure = draw_claims(DOTS)
-    assert points(figure, 0, "o") == [(90.0, 0.0, True), (60.0, 1.0, False)]
-    assert [point[:2] for point in points(figure, 0, "D")] == [(91.47, 0), (91.47, 0), (89, 1), (90, 1)]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["full", "scaled"]
+    assert points(figure, 0, "o") == [(90.0, 0.0, True), (60.0, 1.0, False), (55.0, 2.0, False)]
+    assert [point[:2] for point in points(figure, 0, "D")] == [(91.47, 0), (89, 1), (90, 1)]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["full", "scaled", "none claimed"]
 
 
 def test_each_unit_has_a_panel_of_its_own() -> None:

@@ -90,9 +90,8 @@ def _claimed_and_measured(findings: Findings) -> Iterator[Section]:
     for row in findings.rows.values():
         if isinstance(row.claim, AccuracyClaim) and row.measured is not None:
             shortened = any(label.startswith(("scaled", "twin")) for label in row.measured.labels)
-            bounds = (row.claim.claimed[0], row.claim.claimed[-1])
             name = f"{row.claim.recipe}, {row.claim.split}"
-            dots.append(ClaimDot(name, bounds, row.measured.value, row.measured.interval, not shortened))
+            dots.append(ClaimDot(name, row.claim.claimed, row.measured.value, row.measured.interval, not shortened))
     if dots:
         caption = (
             "Claimed and measured accuracies; hollow circles are scaled trainings or twins, which reproduce less than "

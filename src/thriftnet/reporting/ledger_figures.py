@@ -22,8 +22,8 @@ class ClaimDot:
     """One accuracy, in per cent."""
 
     name: str
-    claimed: tuple[float, float]
-    """Lowest and highest; equal where one number is claimed."""
+    claimed: tuple[float, ...]
+    """The number, or lowest and highest; empty where none is claimed."""
     measured: float
     interval: tuple[float, float] | None
     full: bool
@@ -61,13 +61,12 @@ def draw_claims(dots: Sequence[ClaimDot]) -> Figure:
     figure = new_figure(_WIDTH_IN, _ROW_IN * len(dots) + _MARGIN_IN)
     axes = figure.subplots()
     for y, dot in enumerate(dots):
-        axes.plot([dot.measured, *dot.claimed], [y, y, y], color=MUTED, linewidth=0.8)
+        axes.plot([dot.measured, *dot.claimed], [y] * (1 + len(dot.claimed)), color=MUTED, linewidth=0.8)
         if dot.interval is not None:
             axes.plot(dot.interval, [y, y], color=BLUE, linewidth=3, alpha=0.4)
-        axes.plot(
-            dot.claimed, [y, y], "-D", color=INK, markersize=4.5, linewidth=1.6, label="claimed" if y == 0 else None
-        )
+        axes.plot(dot.claimed, [y] * len(dot.claimed), "-D", color=INK, markersize=4.5, linewidth=1.6)
         axes.plot(dot.measured, y, "o", color=BLUE, markersize=6, markerfacecolor=BLUE if dot.full else "none")
+    axes.plot([], [], "-D", color=INK, markersize=4.5, linewidth=1.6, label="claimed")
     axes.plot([], [], "o", color=BLUE, label="measured, full length")
     axes.plot([], [], "o", color=BLUE, markerfacecolor="none", label="measured, scaled or twin")
     _name_rows(axes, [dot.name for dot in dots])
