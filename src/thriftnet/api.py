@@ -388,7 +388,8 @@ def reproduce(
 
     `scale` shortens the epochs; `width` narrows every network, by default only those of directions, to a quarter;
     `hours` ends it after the first epoch past that time; `write_only` trains nothing. `claims` is a TOML file of other
-    claims. The same call goes on after an interruption. Raises what `ledger.write.reproduce` raises.
+    claims. What the ledger.json files in `out/joined` have measured is shown, not trained. The same call goes on after
+    an interruption. Raises what `ledger.write.reproduce` raises.
     """
     request = checked_request(
         paper=paper,

@@ -307,9 +307,12 @@ def reproduce(
         str, typer.Argument(help="xu, li, liu, ramavath, tirumalasetty, one recipe of theirs, or all.")
     ] = "all",
     data: DataOption = None,
-    out: Annotated[Path, typer.Option(help="The folder of runs and ledger; given again, it goes on.")] = Path(
-        "reproduction"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of runs and ledger; given again, it goes on. joined/ in it: other machines' ledgers."
+        ),
+    ] = Path("reproduction"),
     scale: Annotated[float, typer.Option(help="Share of every recipe's epochs, above 0 to 1.")] = 1.0,
     width: Annotated[
         float | None, typer.Option(help="Share of every width. Default: 0.25 for directions, 1 for rows.")

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.conftest import Bench
+from tests.ledger.test_plan import CIFAR
 from tests.tuning.conftest import GRID, make_place
 from thriftnet import shift
 from thriftnet.evaluation.corruptions import CORRUPTIONS
 from thriftnet.ledger.beside import study_finding
 from thriftnet.ledger.claims import ElsewhereClaim, StudyClaim, load_claims
-from thriftnet.ledger.plan import Job
+from thriftnet.ledger.findings import find
+from thriftnet.ledger.plan import Job, Request, plan
 from thriftnet.shift import ShiftMeasurement, measure_shift
 
 CLAIMS = {claim.id: claim for claim in load_claims().claim}
@@ -25,7 +27,10 @@ def grid_claim() -> StudyClaim:
 
 
 def test_a_study_that_is_not_there_is_missing_and_the_command_is_said(tmp_path: Path) -> None:
-    said = study_finding(grid_claim(), tmp_path / "ledger")
+    assert study_finding(grid_claim(), tmp_path / "ledger") is None
+    claims = load_claims().of_papers({"xu"})
+    planned = plan(Request(paper="xu", seeds=1), claims, CIFAR, tmp_path / "ledger")
+    said = find(planned, claims, tmp_path / "ledger").outcome(grid_claim())
     assert said == "missing: thriftnet study run xu-grid --data PATH --out ledger/studies/xu-grid"
 
 
@@ -34,7 +39,7 @@ def test_a_study_in_the_folder_is_read_with_what_was_shortened(tmp_path: Path) -
     results = place.run(GRID)
     (tmp_path / "studies").mkdir()
     place.out.rename(tmp_path / "studies" / "xu-grid")
-    said = study_finding(grid_claim(), tmp_path)
+    said = study_finding(grid_claim(), tmp_path) or ""
     best = max(value for _, value in results.values() if value is not None)
     assert said.startswith("4 of 4 trials begun: 4 completed. Best: trial ")
     assert f"validation accuracy {best:.2%}" in said
@@ -43,7 +48,7 @@ def test_a_study_in_the_folder_is_read_with_what_was_shortened(tmp_path: Path) -
 
 def test_a_study_that_cannot_be_read_leaves_the_ledger_written(tmp_path: Path) -> None:
     (tmp_path / "studies" / "xu-grid").mkdir(parents=True)
-    assert study_finding(grid_claim(), tmp_path).startswith("not read: ")
+    assert (study_finding(grid_claim(), tmp_path) or "").startswith("not read: ")
 
 
 def test_every_custom_test_is_held_against_its_own_networks_accuracy() -> None:

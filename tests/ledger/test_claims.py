@@ -170,8 +170,8 @@ def write(tmp_path: Path, text: str) -> Path:
         ("from_share = 0.5", "threshold = 50.0", "threshold belongs to quantity = 'epochs_to_accuracy'"),
         ("from_share = 0.5", "", "needs from_share"),
         ('kind = "elsewhere"', 'kind = "rumour"', "rumour"),
-        ('shifted = "one-best"', 'shifted = "one-plateau"', "shifted = 'one-plateau' is not the id of an accuracy"),
-        ('claimed = [91.5]\nunit = "%"\n', "", "shifted = 'one-best' is not the id of an accuracy with a number"),
+        ('shifted = "one-best"', 'shifted = "one-plateau"', "shifted = 'one-plateau' is no accuracy with a number"),
+        ('claimed = [91.5]\nunit = "%"\n', "", "shifted = 'one-best' is no accuracy with a number"),
         ('kind = "audit"\ntable = "li-resnet"', 'kind = "study"\nstudy = "xu-gird"', "did you mean 'xu-grid'"),
     ],
 )

@@ -18,15 +18,14 @@ from thriftnet.shift import ShiftMeasurement, stored_shift
 from thriftnet.tuning.show import read_study
 
 
-def study_finding(claim: StudyClaim, out: Path) -> str:
-    """How the study in `out/studies/<name>` stands; without one, the command that runs it there.
+def study_finding(claim: StudyClaim, out: Path) -> str | None:
+    """How the study in `out/studies/<name>` stands; None without one.
 
     What keeps it from being read is its finding: the trainings of hours before it must not end without a ledger.
     """
     folder = out / "studies" / claim.study
     if not folder.is_dir():
-        place = Path(out.name, "studies", claim.study)
-        return f"missing: thriftnet study run {claim.study} --data PATH --out {place}"
+        return None
     try:
         study = read_study(folder)
     except UserError as error:

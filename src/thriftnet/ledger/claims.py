@@ -246,7 +246,7 @@ class Claims(Section):
         accuracies = {claim.id for claim in self.claim if isinstance(claim, AccuracyClaim) and claim.claimed}
         for claim in self.claim:
             if isinstance(claim, ElsewhereClaim) and claim.shifted is not None and claim.shifted not in accuracies:
-                raise ValueError(f"claim {claim.id}: shifted = {claim.shifted!r} is not the id of an accuracy with a number")
+                raise ValueError(f"claim {claim.id}: shifted = {claim.shifted!r} is no accuracy with a number")
         named = {each for claim in self.claim if isinstance(claim, DirectionClaim) for each in claim.directions}
         if named != tested:
             odd = min(named ^ tested)
@@ -266,8 +266,8 @@ class Claims(Section):
             return Claims(paper=tuple(each for each in self.paper if each.id == own[0].paper), claim=own)
         near = nearest(name, [*papers, *(each.recipe for each in rows)])
         raise UserError(
-            f"no paper and no recipe with an accuracy or a curve here is named {name!r}{near}; give one of {', '.join(papers)}, "
-            "a recipe, or all"
+            f"no paper and no recipe of theirs is named {name!r}{near}; give one of {', '.join(papers)}, a recipe, "
+            "or all"
         )
 
     def of_papers(self, papers: Set[str]) -> Claims:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from thriftnet.evaluation.compare import Verdict, paired_interval, verdict
 from thriftnet.ledger.claims import Direction
-from thriftnet.ledger.measured import Measured, mean_of
+from thriftnet.ledger.measured import Measured, mean_of, measured_dict
 from thriftnet.ledger.plan import Pair
 from thriftnet.ledger.train import ATTACKED_IMAGES, SHARPNESS, SHARPNESS_FILE, attack_file
 from thriftnet.run import Run
@@ -42,40 +44,106 @@ class DirectionFinding:
     """`B, seed 1`."""
     hardly_learned: tuple[str, ...]
     """Sides whose mean accuracy is below twice that of guessing, so that the difference is one of learning at all."""
+    training: tuple[str, str]
+    """The keys of A's and of B's runs."""
+    joined: str = ""
+    """The ledger that it was taken from, where it was measured elsewhere."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ledger.json; a `JoinedDirection` is read from it."""
+        return {
+            "question": self.direction.question,
+            "claimed_sign": self.direction.claimed_sign,
+            "claimed_difference": self.direction.claimed_difference,
+            "values": [asdict(value) for value in self.values],
+            "difference": measured_dict(self.difference),
+            "verdict": self.verdict,
+            "a_labels": list(self.a_labels),
+            "b_labels": list(self.b_labels),
+            "missing_seeds": list(self.missing_seeds),
+            "diverged": list(self.diverged),
+            "hardly_learned": list(self.hardly_learned),
+            "training": list(self.training),
+        }
 
 
-def direction_finding(pairs: Sequence[Pair]) -> DirectionFinding:
-    """From the shortening with the most pairs (three are as good as more), of equal ones the most faithful."""
-    found = [(pair, _pair_values(pair)) for pair in pairs]
-    best, values = max(found, key=lambda each: min(len(each[1]), 3))  # of equal ones the first, which is more faithful
-    direction = best.direction
-    labels = tuple(dict.fromkeys([*best.a.labels, *best.b.labels]))
+class JoinedDirection(BaseModel):
+    """What another ledger's json has of a direction; the verdict is found here, by the sign that is claimed today."""
+
+    values: tuple[PairValue, ...]
+    difference: Measured | None
+    diverged: tuple[str, ...]
+    hardly_learned: tuple[str, ...]
+    training: tuple[str, str]
+    joined: str = ""
+
+    def is_of(self, pair: Pair) -> bool:
+        """Whether its runs are those of `pair`, but for their seeds."""
+        return self.training == pair.training
+
+
+def direction_finding(pairs: Sequence[Pair], joined: Sequence[JoinedDirection] = ()) -> DirectionFinding:
+    """From the shortening with the most pairs (three are as good as more), of equal ones the most faithful.
+
+    Pairs of here and of elsewhere are not put together: they would differ in more than the seed.
+    """
+    found = [each for pair in pairs for each in (_from_here(pair), *_from_elsewhere(pair, joined))]
+    return max(found, key=lambda each: min(len(each.values), 3))  # of equal ones the first, which is more faithful
+
+
+def _from_elsewhere(pair: Pair, joined: Sequence[JoinedDirection]) -> list[DirectionFinding]:
+    return [
+        DirectionFinding(
+            pair.direction,
+            each.values,
+            each.difference,
+            _verdict(pair, each.values),
+            pair.a.labels,
+            pair.b.labels,
+            (),
+            each.diverged,
+            each.hardly_learned,
+            pair.training,
+            each.joined,
+        )
+        for each in joined
+        if each.is_of(pair)
+    ]
+
+
+def _verdict(pair: Pair, values: Sequence[PairValue]) -> Verdict | Literal["missing"]:
+    signed = [pair.direction.sign * value.difference for value in values]
+    return verdict(paired_interval(signed)) if signed else "missing"
+
+
+def _from_here(pair: Pair) -> DirectionFinding:
+    direction, values = pair.direction, _pair_values(pair)
+    labels = tuple(dict.fromkeys([*pair.a.labels, *pair.b.labels]))
     diverged = tuple(
         f"{side}, seed {job.recipe.training.seed}"
-        for side, jobs in (("A", best.a_jobs), ("B", best.b_jobs))
+        for side, jobs in (("A", pair.a_jobs), ("B", pair.b_jobs))
         for job in jobs
         if job.diverged
     )
     measured_seeds = {value.seed for value in values}
     waiting = [
         a.recipe.training.seed
-        for a, b in zip(best.a_jobs, best.b_jobs, strict=True)
+        for a, b in zip(pair.a_jobs, pair.b_jobs, strict=True)
         if a.recipe.training.seed not in measured_seeds and not a.diverged and not b.diverged
     ]
-    both = {a: value.difference for a in best.a_jobs for value in values if value.seed == a.recipe.training.seed}
-    difference = mean_of(best.a, both, direction.unit, *_split_and_selection(direction), labels)
-    signed = [direction.sign * value.difference for value in values]
-    decided = verdict(paired_interval(signed)) if signed else "missing"
+    both = {a: value.difference for a in pair.a_jobs for value in values if value.seed == a.recipe.training.seed}
+    difference = mean_of(pair.a, both, direction.unit, *_split_and_selection(direction), labels)
     return DirectionFinding(
         direction,
         values,
         difference,
-        decided,
-        best.a.labels,
-        best.b.labels,
+        _verdict(pair, values),
+        pair.a.labels,
+        pair.b.labels,
         tuple(waiting),
         diverged,
-        _hardly_learned(best, values),
+        _hardly_learned(pair, values),
+        pair.training,
     )
 
 

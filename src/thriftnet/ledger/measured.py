@@ -81,7 +81,7 @@ def mean_of(
     return Measured(
         value=fmean(known.values()),
         unit=unit,
-        interval=_bounds(list(known.values())),
+        interval=bounds(list(known.values())),
         seeds=tuple(dict.fromkeys(job.recipe.training.seed for job in known)),
         split=split,
         selection=selection,
@@ -108,7 +108,7 @@ def data_name(facts: DataFacts) -> str:
     return facts.location.rstrip("/").rpartition("/")[2]
 
 
-def _bounds(values: Sequence[float]) -> tuple[float, float] | None:
+def bounds(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of the mean over seeds; None for one seed, of which it is not known."""
     interval = mean_interval(values)
     return (interval.low, interval.high) if len(values) > 1 else None

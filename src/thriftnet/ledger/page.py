@@ -9,6 +9,7 @@ from thriftnet.ledger.audit import corrections
 from thriftnet.ledger.claims import AccuracyClaim, AnyClaim, AuditClaim, CurveClaim
 from thriftnet.ledger.directions import DirectionFinding
 from thriftnet.ledger.findings import Findings
+from thriftnet.ledger.measured import Measured
 from thriftnet.ledger.plan import duration
 from thriftnet.ledger.rows import REPRODUCED_FROM, RowFinding, difference_unit
 from thriftnet.reporting.ledger_figures import ClaimDot, ForestRow, draw_claims, draw_forest, forest_data
@@ -63,7 +64,7 @@ def ledger_page(findings: Findings, commands: Sequence[str]) -> Page:
             Section("What selecting on the test set costs", list(_cost(findings))),
             *([Section("The printed tables", list(_audit(findings)))] if findings.audits else []),
             Section("What is missing", list(_missing(findings))),
-            Section("Runs", [_runs(findings)]),
+            Section("Runs", list(_runs(findings))),
             Section(
                 "Again",
                 [
@@ -133,8 +134,14 @@ def _number_row(findings: Findings, claim: AccuracyClaim | CurveClaim) -> list[C
         row.status,
         claim.place,
         "; ".join(row.explanations) or None,
-        None if measured is None else measured.conditions,
+        _conditions(measured, row.joined),
     ]
+
+
+def _conditions(measured: Measured | None, joined: str) -> str | None:
+    if measured is None:
+        return None
+    return f"{measured.conditions}; joined from {joined}" if joined else measured.conditions
 
 
 def _difference(row: RowFinding) -> str | None:
@@ -195,7 +202,7 @@ def _direction_row(found: DirectionFinding) -> list[Cell]:
         _side_values([value.b for value in found.values], found.b_labels),
         None if found.difference is None else found.difference.text,
         direction.claimed_sign + ("" if printed is None else f", {printed:+g} {direction.unit}"),
-        None if found.difference is None else found.difference.conditions,
+        _conditions(found.difference, found.joined),
         "; ".join(notes) or None,
     ]
 
@@ -292,18 +299,25 @@ def _missing(findings: Findings) -> Iterator[Block]:
     )
 
 
-def _runs(findings: Findings) -> Block:
+def _runs(findings: Findings) -> Iterator[Block]:
+    if findings.left_out:
+        left_out = (
+            f"Left out of joined ledgers, since no training planned today is theirs: {', '.join(findings.left_out)}."
+        )
+        yield Text(left_out, note=True)
     there = [job for job in findings.jobs if job.state != "missing"]
+    joined = any(job.joined for job in there)
     if not there:
-        return Text("Missing: no run has begun.", note=True)
-    return Table(
+        yield Text("Missing: no run has begun.", note=True)
+        return
+    yield Table(
         ["run", "recipe", "seed", "state", "epochs", "accuracy", "training time", "used for"],
         [
             [
                 job.folder,
                 job.recipe,
                 job.seed,
-                "finished" if job.state == "measured" else job.state,
+                ("finished" if job.state == "measured" else job.state) + (f", {job.joined}" if job.joined else ""),
                 f"{job.epochs_done} of {job.epochs}",
                 job.accuracy,
                 None if job.elapsed_s is None else duration(job.elapsed_s),
@@ -311,7 +325,7 @@ def _runs(findings: Findings) -> Block:
             ]
             for job in there
         ],
-        "Every run that has begun.",
+        "Every run that has begun." + (" Behind a comma the joined ledger that has it." if joined else ""),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,8 @@ from thriftnet.twins import narrow, shorten
 
 TWIN_WIDTH = 0.25
 """Of the networks that directions are tested on, unless another is asked for."""
+KEY_LENGTH = 8
+"""Hexadecimal digits of a training's key, with which the name of its folder ends."""
 DIVERGED = "diverged.json"
 """In the folder of a run whose loss became NaN or infinite: it would again, so it is not tried again."""
 
@@ -79,6 +81,10 @@ class DataShape:
         """Reads the training split. Raises DataError where it cannot be read."""
         images = source.train().images
         return cls(len(images), images.shape[1], images.shape[2], len(source.class_names))
+
+    @property
+    def text(self) -> str:
+        return f"{self.images:,} images of {self.channels} x {self.side} x {self.side} in {self.classes} classes"
 
     def trained_on(self, recipe: RecipeConfig) -> int:
         """Images that a run of `recipe` trains on. Raises UserError where the data are too few for it."""
@@ -149,6 +155,11 @@ class Job:
         return Run(self.path)
 
     @property
+    def folder(self) -> str:
+        """`liu-trial-5-309eb4c3/seed-0`, within the ledger's runs."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
     def diverged(self) -> str | None:
         """Why it ended without a result, or None."""
         folder = self.run.folder
@@ -184,15 +195,23 @@ class Row:
     shortened: Shortened
     jobs: tuple[Job, ...]
 
-    def spares(self, other: Row) -> bool:
-        """Whether this is measured with as many seeds as `other` wants, by other runs that are shortened no more."""
+    @property
+    def training(self) -> str:
+        """The key of its runs."""
+        return self.jobs[0].key
+
+    @property
+    def is_there(self) -> bool:
+        return all(job.finished and not job.lacks_test for job in self.jobs)
+
+    def replaces(self, other: Row) -> bool:
+        """Whether this has as many seeds as `other` wants, of other runs that are shortened no more."""
         shares = zip(self.shortened.faithfulness, other.shortened.faithfulness, strict=True)
         return (
             self.claim.id == other.claim.id
             and len(self.jobs) >= len(other.jobs)
             and not set(self.jobs) >= set(other.jobs)
             and all(mine >= its for mine, its in shares)
-            and all(job.finished and not job.lacks_test for job in self.jobs)
         )
 
 
@@ -205,6 +224,11 @@ class Pair:
     b: Shortened
     a_jobs: tuple[Job, ...]
     b_jobs: tuple[Job, ...]
+
+    @property
+    def training(self) -> tuple[str, str]:
+        """The keys of A's and of B's runs."""
+        return self.a_jobs[0].key, self.b_jobs[0].key
 
 
 @dataclass(frozen=True)
@@ -261,8 +285,7 @@ class Plan:
         there = len(self.asked) - len(estimates)
         lines = [f"{len(self.asked)} runs in all: {there} are there, {len(estimates)} are missing"]
         lines += [
-            f"  {job.path.parent.name}/{job.path.name}: "
-            f"{'unknown time' if left is None else duration(left)}, for {', '.join(job.uses)}"
+            f"  {job.folder}: {'unknown time' if left is None else duration(left)}, for {', '.join(job.uses)}"
             for job, left in estimates.items()
         ]
         known = [left for left in estimates.values() if left is not None]
@@ -273,11 +296,18 @@ class Plan:
         return lines
 
 
-def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier: Sequence[Request] = ()) -> Plan:
+def plan(
+    request: Request,
+    claims: Claims,
+    shape: DataShape,
+    out: Path,
+    earlier: Sequence[Request] = (),
+    elsewhere: Callable[[Row | Pair], bool] = lambda wanted: False,
+) -> Plan:
     """Plan `request`; of `earlier` ones only the runs that have begun, since nobody asks for the others any more.
 
-    A row that an earlier request has measured, shortened less, needs no run: that is the one the ledger shows. Raises
-    RecipeError for a recipe or a change that does not fit, UserError for an unknown name.
+    What was measured `elsewhere` needs no run, nor a row that is there or elsewhere shortened less: that is the one the
+    ledger shows. Raises RecipeError for a recipe or a change that does not fit, UserError for an unknown name.
     """
     planner = _Planner(shape, out)
     for each in (request, *earlier):
@@ -288,19 +318,20 @@ def plan(request: Request, claims: Claims, shape: DataShape, out: Path, earlier:
             planner.rows(wanted, each)
         if each is request:
             rows, pairs = tuple(planner.found_rows), tuple(planner.found_pairs)
-    needed = [row for row in rows if not any(other.spares(row) for other in planner.found_rows)]
+    have = [row for row in planner.found_rows if row.is_there or elsewhere(row)]
+    needed = [row for row in rows if not elsewhere(row) and not any(other.replaces(row) for other in have)]
     asked = {job for row in needed for job in row.jobs} | {
-        job for pair in pairs for job in (*pair.a_jobs, *pair.b_jobs)
+        job for pair in pairs if not elsewhere(pair) for job in (*pair.a_jobs, *pair.b_jobs)
     }
     jobs = [job for job in planner.sorted_jobs() if job in asked or job.begun]
     return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(jobs), frozenset(asked))
 
 
 def training_key(recipe: RecipeConfig) -> str:
-    """Eight hexadecimal digits over all that training depends on but the seed: not over names and claims."""
+    """KEY_LENGTH hexadecimal digits over all that training depends on but the seed: not over names and claims."""
     unnamed = dict.fromkeys(("name", "paper", "summary", "reduced"), "")
     plain = recipe.model_copy(update={**unnamed, "expect": ExpectConfig()})
-    return recipes.content_hash(recipes.with_changes(plain, {"training": {"seed": 0}}))[:8]
+    return recipes.content_hash(recipes.with_changes(plain, {"training": {"seed": 0}}))[:KEY_LENGTH]
 
 
 def read_requests(out: Path) -> list[Request]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from thriftnet.ledger.claims import AccuracyClaim, CurveClaim
-from thriftnet.ledger.measured import Measured, mean_of
+from thriftnet.ledger.measured import Measured, mean_of, measured_dict
 from thriftnet.ledger.plan import Row, RowClaim
 from thriftnet.run import Run
 
@@ -29,29 +31,83 @@ class RowFinding:
     explanations: tuple[str, ...]
     status: str
     """`missing`, `not reproduced: ...`, or how the number compares."""
+    training: str | None = None
+    """The key of the runs that it is of; None where there is none."""
+    never_reached: int = 0
+    """Finished runs in which what is claimed did not come about, so that they are not in the mean."""
+    joined: str = ""
+    """The ledger that it was taken from, where it was measured elsewhere."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ledger.json; a `JoinedRow` is read from it."""
+        return {
+            "state": self.state,
+            "measured": measured_dict(self.measured),
+            "difference": self.difference,
+            "explanations": list(self.explanations),
+            "status": self.status,
+            "training": self.training,
+            "never_reached": self.never_reached,
+        }
 
 
-def row_finding(rows: Sequence[Row]) -> RowFinding:
-    """From the most faithful shortening that has a number."""
-    for row in rows:
-        values = {job: _row_value(row, job.run) for job in row.jobs if job.finished and not job.lacks_test}
-        measured = mean_of(row.shortened, values, _row_unit(row.claim), *_row_split(row))
-        if measured is not None:
-            return _compared(row, measured, never=sum(value is None for value in values.values()))
-    return _unmeasured(rows)
+class JoinedRow(BaseModel):
+    """What another ledger's json has of a row; how its number compares is found here, by the claims of today."""
+
+    measured: Measured | None
+    training: str | None
+    never_reached: int
+    joined: str = ""
+
+    def is_of(self, row: Row) -> bool:
+        """Whether its runs are those of `row`, but for their seeds."""
+        return self.training == row.training
+
+    @property
+    def seeds(self) -> int:
+        """Finished runs."""
+        return self.never_reached + (0 if self.measured is None else len(self.measured.seeds))
 
 
-def _unmeasured(rows: Sequence[Row]) -> RowFinding:
+def row_finding(rows: Sequence[Row], joined: Sequence[JoinedRow] = ()) -> RowFinding:
+    """From the most faithful shortening that has a number, of equal ones with the most seeds, here before joined."""
+    found = [each for row in rows for each in (_measured_here(row), *_measured_elsewhere(row, joined)) if each]
+    if not found:
+        return _unmeasured(rows, joined)
+    places = {row.training: place for place, row in enumerate(reversed(rows))}  # `rows` begin with the most faithful
+    return max(found, key=lambda each: (places[each.training or ""], len(each.measured.seeds if each.measured else ())))
+
+
+def _measured_here(row: Row) -> RowFinding | None:
+    values = {job: _row_value(row, job.run) for job in row.jobs if job.finished and not job.lacks_test}
+    measured = mean_of(row.shortened, values, _row_unit(row.claim), *_row_split(row))
+    never = sum(value is None for value in values.values())
+    return None if measured is None else _compared(row, measured, never)
+
+
+def _measured_elsewhere(row: Row, joined: Sequence[JoinedRow]) -> list[RowFinding]:
+    return [
+        replace(_compared(row, each.measured, each.never_reached), joined=each.joined)
+        for each in joined
+        if each.is_of(row) and each.measured is not None
+    ]
+
+
+def _unmeasured(rows: Sequence[Row], joined: Sequence[JoinedRow]) -> RowFinding:
     claim, jobs = rows[0].claim, [job for row in rows for job in row.jobs]
     reasons = [job.diverged for job in jobs if job.diverged]
     if len(reasons) == len(jobs):
         return RowFinding(claim, "diverged", None, None, (), f"diverged: {reasons[0]}")
-    row = next((row for row in rows if any(job.finished for job in row.jobs)), None)
-    if row is not None and all(job.lacks_test for job in row.jobs):
-        return RowFinding(claim, "started", None, None, (), "missing: trained, but not evaluated yet")
-    if row is not None:
-        labels = "; ".join(row.shortened.labels) or "full length"
-        return RowFinding(claim, "measured", None, None, (), f"not reproduced: never reached [{labels}]")
+    for row in rows:
+        finished = [job for job in row.jobs if job.finished]
+        if finished and all(job.lacks_test for job in row.jobs):
+            return RowFinding(claim, "started", None, None, (), "missing: trained, but not evaluated yet")
+        other = next((each for each in joined if each.is_of(row) and each.never_reached), None)
+        if finished or other is not None:
+            labels = "; ".join(row.shortened.labels) or "full length"
+            status = f"not reproduced: never reached [{labels}]"
+            never, place = (len(finished), "") if finished or other is None else (other.never_reached, other.joined)
+            return RowFinding(claim, "measured", None, None, (), status, row.training, never, place)
     furthest = max(jobs, key=lambda job: job.epochs_done)
     if furthest.epochs_done:
         done = f"{furthest.epochs_done} of {furthest.recipe.training.epochs} epochs are there"
@@ -104,12 +160,12 @@ def _row_split(row: Row) -> tuple[str, str]:
 
 
 def _compared(row: Row, measured: Measured, never: int) -> RowFinding:
-    """`never`: finished runs in which what is claimed did not come about, so that they are not in the mean."""
     difference = _distance(row.claim.claimed, measured.value)
     explanations = _explanations(row, measured)
     if never:
         explanations = (f"never reached in {never} of {never + len(measured.seeds)} runs", *explanations)
-    return RowFinding(row.claim, "measured", measured, difference, explanations, _status(row, measured, difference))
+    status = _status(row, measured, difference)
+    return RowFinding(row.claim, "measured", measured, difference, explanations, status, row.training, never)
 
 
 def _distance(claimed: Sequence[float], value: float) -> float | None:

@@ -97,7 +97,7 @@ def train_plan(
                     return False
                 estimate_s = plan.estimates_s().get(job)
                 about = "" if estimate_s is None else f", about {duration(estimate_s)}"
-                say(f"run {places[job]} of {len(wanted)}: {job.path.parent.name}/{job.path.name}{about}")
+                say(f"run {places[job]} of {len(wanted)}: {job.folder}{about}")
                 try:
                     if not _trained_and_evaluated(job, source, deadline, say):
                         left.append(job)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from thriftnet.data.dataset import Source
 from thriftnet.data.kept import KeptSource
 from thriftnet.errors import UserError
 from thriftnet.ledger.claims import Claims
 from thriftnet.ledger.findings import Findings, find
+from thriftnet.ledger.joined import JoinedLedgers, read_joined
 from thriftnet.ledger.page import ledger_page, to_markdown
 from thriftnet.ledger.plan import DataShape, Plan, Request, plan, read_requests
 from thriftnet.ledger.train import train_plan
@@ -46,6 +48,8 @@ def reproduce(
 ) -> Ledger:
     """Train what `request` lacks, and write the ledger of it and of the folder's earlier requests into `out`.
 
+    What the ledgers in `out/joined` have measured stands in it too, and is not trained.
+
     With `write_only` nothing is trained or evaluated. Raises Interrupted after a signal (the same call goes on),
     RunFolderError for a damaged folder, StorageError where it cannot be written, UserError for an unknown paper or
     recipe, and where only directions are asked of what has none.
@@ -55,24 +59,32 @@ def reproduce(
         raise UserError(f"no direction is claimed of {request.paper}; leave out --no-rows, or name its paper")
     kept = KeptSource(source)
     shape = DataShape.of(kept)
-    requests, planned = _planned(request, claims, shape, out)
+    joined = read_joined(out, shape)
+    for line in joined.summary():
+        say(line)
+    requests, planned = _planned(request, claims, shape, out, joined)
     _remember(requests, out)
     if not write_only:
         train_plan(planned, kept, hours=hours, display=display, say=say)
-        requests, planned = _planned(request, claims, shape, out)  # other commands may have worked here meanwhile
-    papers = {paper.id for each in requests for paper in claims.of(each.paper).paper}
-    findings = find(planned, claims.of_papers(papers), out)
-    page = ledger_page(findings, [command_of(each, source, out) for each in requests])
+        requests, planned = _planned(request, claims, shape, out, joined)  # others may have worked here meanwhile
+    everything = list(dict.fromkeys([*joined.requests, *requests]))
+    papers = {paper.id for each in everything for paper in claims.of(each.paper).paper}
+    findings = find(planned, claims.of_papers(papers), out, joined)
+    page = ledger_page(findings, [command_of(each, source, out) for each in everything])
     write_page(page, out / "ledger.html")
     write_atomic(out / "ledger.md", to_markdown(page))
-    write_atomic(out / "ledger.json", json.dumps(findings.as_dict(), indent=2, allow_nan=False) + "\n")
+    stored = {"data": asdict(shape), "requests": _stored(everything), **findings.as_dict()}
+    write_atomic(out / "ledger.json", json.dumps(stored, indent=2, allow_nan=False) + "\n")
     return Ledger(out / "ledger.html", planned, findings, complete=not planned.missing)
 
 
-def _planned(request: Request, claims: Claims, shape: DataShape, out: Path) -> tuple[list[Request], Plan]:
-    """(all requests of the folder, `request` last; what they need)."""
+def _planned(
+    request: Request, claims: Claims, shape: DataShape, out: Path, joined: JoinedLedgers
+) -> tuple[list[Request], Plan]:
+    """(all requests of the folder, `request` last; what they and those of joined ledgers need)."""
     earlier = [each for each in read_requests(out) if each != request]
-    return [*earlier, request], plan(request, claims, shape, out, earlier)
+    others = [each for each in dict.fromkeys([*earlier, *joined.requests]) if each != request]
+    return [*earlier, request], plan(request, claims, shape, out, others, joined.has)
 
 
 def command_of(request: Request, source: Source, out: Path) -> str:
@@ -92,5 +104,8 @@ def _remember(requests: list[Request], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(out, error, "nothing was trained") from None
-    stored = [each.model_dump(mode="json") for each in requests]
-    write_atomic(out / "requests.json", json.dumps(stored, indent=2) + "\n")
+    write_atomic(out / "requests.json", json.dumps(_stored(requests), indent=2) + "\n")
+
+
+def _stored(requests: list[Request]) -> list[dict[str, Any]]:
+    return [each.model_dump(mode="json") for each in requests]

@@ -1,0 +1,141 @@
+"""Ledgers written elsewhere: by another machine, or of runs whose folders are gone. What they measured stands here too.
+
+`OUT/joined/NAME.json` is the ledger.json of such a folder, as it is. Its numbers are taken where a training that is
+planned today is theirs, by the key of the training; verdicts and differences are found anew, by the claims of today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from thriftnet.errors import RunFolderError, UserError
+from thriftnet.ledger.directions import JoinedDirection
+from thriftnet.ledger.plan import DataShape, Pair, Plan, Request, Row
+from thriftnet.ledger.rows import JoinedRow
+from thriftnet.ledger.runs import JobState
+from thriftnet.ledger.selection_cost import JoinedCost
+
+FOLDER = "joined"
+"""In the ledger's own folder."""
+
+
+class _Costs(BaseModel):
+    recipes: dict[str, JoinedCost]
+
+
+class _Contents(BaseModel):
+    """Of a ledger.json what is read again."""
+
+    data: DataShape
+    requests: tuple[Request, ...]
+    rows: dict[str, JoinedRow]
+    directions: dict[str, JoinedDirection]
+    costs: _Costs = Field(alias="cost_of_selecting_on_the_test_set")
+    beside: dict[str, str]
+    runs: tuple[JobState, ...]
+
+
+@dataclass(frozen=True)
+class JoinedLedgers:
+    """All that lie in one folder, in the order of their names."""
+
+    contents: dict[str, _Contents]
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for each in self.contents.values() for request in each.requests]
+
+    def rows(self, claim: str) -> list[JoinedRow]:
+        """Of an accuracy or a curve, a ledger each."""
+        found = [(name, each.rows[claim]) for name, each in self.contents.items() if claim in each.rows]
+        return [row.model_copy(update={"joined": name}) for name, row in found]
+
+    def directions(self, direction: str) -> list[JoinedDirection]:
+        """Of a direction, a ledger each."""
+        found = [
+            (name, each.directions[direction]) for name, each in self.contents.items() if direction in each.directions
+        ]
+        return [each.model_copy(update={"joined": name}) for name, each in found]
+
+    def costs(self) -> list[JoinedCost]:
+        """What selecting on the test set cost, of all recipes."""
+        return [cost for each in self.contents.values() for cost in each.costs.recipes.values()]
+
+    def beside(self, claim: str) -> str | None:
+        """How a study or a shift stands there."""
+        for name, each in self.contents.items():
+            if claim in each.beside:
+                return f"{each.beside[claim]} (joined from {name})"
+        return None
+
+    def runs(self, own: Sequence[JobState]) -> list[JobState]:
+        """Those that have ended there and not here."""
+        ended = ("measured", "diverged")
+        found = {run.key: run for run in own if run.state in ended}
+        here = len(found)
+        for name, each in self.contents.items():
+            for run in each.runs:
+                if run.state in ended:
+                    found.setdefault(run.key, replace(run, asked=False, joined=name))
+        return list(found.values())[here:]
+
+    def has(self, wanted: Row | Pair) -> bool:
+        """Whether a ledger has the number of `wanted` over as many seeds, so that it needs no run here."""
+        if isinstance(wanted, Row):
+            return any(each.is_of(wanted) and each.seeds >= len(wanted.jobs) for each in self.rows(wanted.claim.id))
+        return any(
+            each.is_of(wanted) and len(each.values) >= len(wanted.a_jobs)
+            for each in self.directions(wanted.direction.id)
+        )
+
+    def left_out(self, plan: Plan) -> tuple[str, ...]:
+        """Numbers of which no planned training is: their recipe or their claim has changed since."""
+        found = []
+        for name, each in self.contents.items():
+            for claim, row in each.rows.items():
+                if row.seeds and not any(row.is_of(planned) for planned in plan.rows if planned.claim.id == claim):
+                    found.append(f"{name}: {claim}")
+            for id, direction in each.directions.items():
+                if direction.values and not any(
+                    direction.is_of(pair) for pair in plan.pairs if pair.direction.id == id
+                ):
+                    found.append(f"{name}: {id}")
+        return tuple(found)
+
+    def summary(self) -> list[str]:
+        """A line a ledger."""
+        return [
+            f"joined {name}: {sum(row.seeds > 0 for row in each.rows.values())} accuracies and curves, "
+            f"{sum(bool(direction.values) for direction in each.directions.values())} directions"
+            for name, each in self.contents.items()
+        ]
+
+
+NOTHING_JOINED = JoinedLedgers({})
+
+
+def read_joined(out: Path, shape: DataShape) -> JoinedLedgers:
+    """The ledgers that lie in `out/joined`; none is as good as no such folder.
+
+    Raises RunFolderError for a file that is no ledger of this version, UserError for one of other data.
+    """
+    contents = {}
+    for path in sorted((out / FOLDER).glob("*.json")):
+        try:
+            found = _Contents.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise RunFolderError(
+                f"{path} cannot be joined ({place}: {first['msg']}); put this version's ledger.json there or remove it"
+            ) from None
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read ({error}); remove it") from None
+        if found.data != shape:
+            raise UserError(f"{path} is a ledger of {found.data.text}, and these data are {shape.text}; remove it")
+        contents[path.stem] = found
+    return JoinedLedgers(contents)
