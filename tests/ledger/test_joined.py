@@ -139,6 +139,20 @@ def test_numbers_of_a_training_that_changed_are_left_out_and_named(finished: Fin
     assert "today is theirs: other: two-final." in (bench.out / "ledger.md").read_text(encoding="utf-8")
 
 
+def test_another_measure_of_the_same_training_is_left_out(finished: Finished, tmp_path: Path) -> None:
+    bench = joining(finished, tmp_path / "here")
+    text = bench.claims_path.read_text(encoding="utf-8")
+    claims = tmp_path / "claims.toml"
+    changed = {"from_share = 0.5": "from_share = 0.25", "at_epoch = 1": "at_epoch = 2", "levels = 2.0": "levels = 1.0"}
+    for old, new in changed.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    claims.write_text(text, encoding="utf-8")
+    ledger = replace(bench, claims_path=claims).reproduce(**MEASURED, write_only=True)
+    assert ledger.findings.left_out == ("other: one-plateau", "other: one-rate-early", "other: one-robust")
+    assert not ledger.complete
+
+
 def test_verdicts_and_differences_follow_the_claims_of_today(finished: Finished, tmp_path: Path) -> None:
     bench = joining(finished, tmp_path / "here")
     text = bench.claims_path.read_text(encoding="utf-8")

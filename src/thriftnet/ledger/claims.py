@@ -84,6 +84,11 @@ class AccuracyClaim(Claim):
     recipe: str
     split: Literal["test", "validation", "train"] = "test"
 
+    @property
+    def measured_as(self) -> str:
+        """What is read from a run: a number of another ledger is taken for the same alone."""
+        return f"{self.split} accuracy"
+
 
 class CurveClaim(Claim):
     """Something about how a training goes, read from its epochs."""
@@ -97,6 +102,12 @@ class CurveClaim(Claim):
     """`epochs_to_accuracy`: the accuracy to reach, in per cent."""
     from_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """`late_gain`: share of the epochs after which the gain of the best later epoch is counted."""
+
+    @property
+    def measured_as(self) -> str:
+        """As of an accuracy."""
+        known = [value for value in (self.threshold, self.from_share) if value is not None]
+        return " ".join([self.quantity, *(f"{value:g}" for value in known)])
 
     def inapplicable(self) -> dict[str, str]:
         owners = {"threshold": "epochs_to_accuracy", "from_share": "late_gain"}
@@ -209,6 +220,13 @@ class Direction(Section):
     @property
     def unit(self) -> str:
         return PAIR_UNITS[self.measure]
+
+    @property
+    def measured_as(self) -> str:
+        """What is read from each pair of runs: a difference of another ledger is taken for the same alone."""
+        details = [f"epoch {self.at_epoch}"] if self.at_epoch is not None else []
+        details += [self.attack.slug] if self.attack is not None else []
+        return " ".join([self.measure, *details])
 
     def inapplicable(self) -> dict[str, str]:
         owners = {"at_epoch": "early_accuracy", "attack": "adversarial_accuracy"}

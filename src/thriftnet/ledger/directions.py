@@ -64,6 +64,7 @@ class DirectionFinding:
             "diverged": list(self.diverged),
             "hardly_learned": list(self.hardly_learned),
             "training": list(self.training),
+            "measured_as": self.direction.measured_as,
         }
 
 
@@ -75,11 +76,12 @@ class JoinedDirection(BaseModel):
     diverged: tuple[str, ...]
     hardly_learned: tuple[str, ...]
     training: tuple[str, str]
+    measured_as: str
     joined: str = ""
 
     def is_of(self, pair: Pair) -> bool:
-        """Whether its runs are those of `pair`, but for their seeds."""
-        return self.training == pair.training
+        """Whether it is the same measure of the same runs as `pair`, but for their seeds."""
+        return (self.training, self.measured_as) == (pair.training, pair.direction.measured_as)
 
 
 def direction_finding(pairs: Sequence[Pair], joined: Sequence[JoinedDirection] = ()) -> DirectionFinding:

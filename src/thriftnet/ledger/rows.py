@@ -47,6 +47,7 @@ class RowFinding:
             "explanations": list(self.explanations),
             "status": self.status,
             "training": self.training,
+            "measured_as": self.claim.measured_as,
             "never_reached": self.never_reached,
         }
 
@@ -56,12 +57,13 @@ class JoinedRow(BaseModel):
 
     measured: Measured | None
     training: str | None
+    measured_as: str
     never_reached: int
     joined: str = ""
 
     def is_of(self, row: Row) -> bool:
-        """Whether its runs are those of `row`, but for their seeds."""
-        return self.training == row.training
+        """Whether it is the same measure of the same runs as `row`, but for their seeds."""
+        return (self.training, self.measured_as) == (row.training, row.claim.measured_as)
 
     @property
     def seeds(self) -> int:
