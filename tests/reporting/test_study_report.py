@@ -59,6 +59,7 @@ def study(**changes: Any) -> StudyFacts:
         "device": "a CPU",
         "elapsed_s": 125.0,
         "log_keys": ["optimizer.lr"],
+        "listed_keys": ["optimizer.momentum"],
         "constraints": ["macs <= 3"],
         "importance": {"optimizer.momentum": 0.75, "optimizer.lr": 0.25},
         "folder": "studies/grid",
@@ -197,7 +198,7 @@ class TestHeatMap:
 class TestParallel:
     def test_numbers_keep_their_distances_and_words_stand_evenly(self) -> None:
         settings = [{"lr": 0.001, "n": 1, "w": "b"}, {"lr": 0.01, "n": 4, "w": "none"}, {"lr": 0.1, "n": 2, "w": "a"}]
-        data = parallel_data(settings, [1.0, 2.0, 3.0], ["lr"], "value", maximize=True)
+        data = parallel_data(settings, [1.0, 2.0, 3.0], "value", maximize=True, log_keys=["lr"])
         lr, n, w, value = data.columns
         assert lr.places == pytest.approx([0, 0.5, 1])
         assert n.places == pytest.approx([0, 1, 1 / 3])
@@ -205,17 +206,26 @@ class TestParallel:
         assert w.ticks == [(0.0, "a"), (0.5, "b"), (1.0, "none")]
         assert value.places == [0, 0.5, 1]
 
+    def test_listed_numbers_are_choices_and_stand_evenly_up_to_nine(self) -> None:
+        few = [{"lr": value} for value in (0.1, 0.001, 0.01)]
+        [lr, _] = parallel_data(few, [1.0, 2.0, 3.0], "v", True, listed_keys=["lr"]).columns
+        assert lr.places == [1.0, 0.0, 0.5]
+        assert lr.ticks == [(0.0, "0.001"), (0.5, "0.01"), (1.0, "0.1")]
+        many = [{"n": value} for value in (0, 1, 2, 3, 4, 5, 6, 7, 8, 100)]
+        [n, _] = parallel_data(many, [1.0] * 10, "v", True, listed_keys=["n"]).columns
+        assert n.places[8] == pytest.approx(0.08)
+
     def test_labels_that_would_lie_on_each_other_are_left_out_but_for_the_last(self) -> None:
         settings = [{"a": value} for value in (0.0, 0.5, 0.52, 0.97, 1.0)]
-        ticks = parallel_data(settings, [1.0] * 5, [], "v", True).columns[0].ticks
+        ticks = parallel_data(settings, [1.0] * 5, "v", True).columns[0].ticks
         assert ticks == [(0.0, "0"), (0.5, "0.5"), (1.0, "1")]
 
     def test_a_key_with_one_value_is_no_division_by_zero(self) -> None:
-        assert parallel_data([{"a": 1}, {"a": 1}], [1.0, 2.0], [], "v", True).columns[0].places == [0, 0]
+        assert parallel_data([{"a": 1}, {"a": 1}], [1.0, 2.0], "v", True).columns[0].places == [0, 0]
 
     @pytest.mark.parametrize(("maximize", "best"), [(True, 1), (False, 0)])
     def test_the_best_line_is_on_top(self, maximize: bool, best: int) -> None:
-        data = parallel_data(SETTINGS[:3], [50.0, 75.0, 75.0], [], "v", maximize)
+        data = parallel_data(SETTINGS[:3], [50.0, 75.0, 75.0], "v", maximize)
         axes = draw_parallel(data).axes[0]
         lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]  # type: ignore[arg-type]
         assert list(lines[-1].get_ydata()) == [column.places[best] for column in data.columns]

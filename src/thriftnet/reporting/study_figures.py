@@ -102,20 +102,30 @@ class ParallelData:
 
 
 def parallel_data(
-    settings: Sequence[Setting], values: Sequence[float], log_keys: Sequence[str], label: str, maximize: bool
+    settings: Sequence[Setting],
+    values: Sequence[float],
+    label: str,
+    maximize: bool,
+    *,
+    log_keys: Sequence[str] = (),
+    listed_keys: Sequence[str] = (),
 ) -> ParallelData:
-    """From the completed trials; `log_keys` are spaced by ratio. Numbers keep their distances, words stand evenly."""
+    """From the completed trials. Words, and up to nine values of `listed_keys`, stand evenly: 0.001, 0.01 and 0.1 are
+    three choices. `log_keys` are spaced by ratio, and other numbers keep their distances.
+    """
     keys = list(settings[0]) if settings else []
-    columns = [_column(key, [setting[key] for setting in settings], key in log_keys) for key in keys]
+    columns = [
+        _column(key, [setting[key] for setting in settings], key in log_keys, key in listed_keys) for key in keys
+    ]
     columns.append(_column(label, list(values), log=False))
     return ParallelData(columns, list(values), maximize)
 
 
-def _column(name: str, values: list[Any], log: bool) -> Column:
+def _column(name: str, values: list[Any], log: bool, evenly: bool = False) -> Column:
     distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    if any(isinstance(value, str | bool) for value in values):
+    if any(isinstance(value, str | bool) for value in values) or (evenly and len(distinct) <= _MOST_TICKS):
         place = {value: at / max(len(distinct) - 1, 1) for at, value in enumerate(distinct)}
-        return Column(name, [place[value] for value in values], [(place[value], str(value)) for value in distinct])
+        return Column(name, [place[value] for value in values], [(place[value], _mark(value)) for value in distinct])
     scale = math.log10 if log else float
     low, high = (scale(distinct[0]), scale(distinct[-1])) if distinct else (0.0, 1.0)
     span = (high - low) or 1.0
@@ -126,13 +136,16 @@ def _column(name: str, values: list[Any], log: bool) -> Column:
     if len(distinct) <= _MOST_TICKS:
         marks = distinct
     else:
-        evenly = np.linspace(low, high, 5)
-        marks = [float(10**mark if log else mark) for mark in evenly]
+        marks = [float(10**mark if log else mark) for mark in np.linspace(low, high, 5)]
     shown: list[float] = []
     for mark in marks:  # the last always, of others those with room for a label
         if mark == marks[-1] or all(abs(at(mark) - at(other)) > _LABEL_SPACE for other in (*shown, marks[-1])):
             shown.append(mark)
-    return Column(name, [at(value) for value in values], [(at(mark), f"{mark:.4g}") for mark in shown])
+    return Column(name, [at(value) for value in values], [(at(mark), _mark(mark)) for mark in shown])
+
+
+def _mark(value: Any) -> str:
+    return str(value) if isinstance(value, str | bool) else f"{value:.4g}"
 
 
 @styled

@@ -73,6 +73,8 @@ class StudyFacts:
     elapsed_s: float
     """Wall time of all sessions."""
     log_keys: Sequence[str]
+    listed_keys: Sequence[str]
+    """Of which the study file lists the values."""
     constraints: Sequence[str]
     importance: Mapping[str, float]
     """Share of each key in the objective's variance over the completed trials; empty where it cannot be computed."""
@@ -163,7 +165,16 @@ def study_drawings(study: StudyFacts) -> dict[str, Drawing]:
     )
     if len(keys) > 1 and len(done) > 1:
         drawings["parallel-coordinates"] = Drawing(
-            draw_parallel(parallel_data(settings, values, study.log_keys, label, study.maximize)),
+            draw_parallel(
+                parallel_data(
+                    settings,
+                    values,
+                    label,
+                    study.maximize,
+                    log_keys=study.log_keys,
+                    listed_keys=study.listed_keys,
+                )
+            ),
             "One line a completed trial across its setting to its objective; the best one in colour.",
             wide=True,
         )

@@ -88,6 +88,7 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         device=", ".join(sorted({_device(folder, trial) for trial in trials} - {""})) or "-",
         elapsed_s=float(recorded.user_attrs.get("elapsed_s", 0.0)),
         log_keys=[key for key, axis in config.space.items() if axis.log],
+        listed_keys=[key for key, axis in config.space.items() if axis.values is not None],
         constraints=config.constraints,
         importance=_importance(recorded, list(config.space)),
         folder=str(folder),
