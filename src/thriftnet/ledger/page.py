@@ -96,7 +96,8 @@ def _claimed_and_measured(findings: Findings) -> Iterator[Section]:
     if dots:
         caption = (
             "Claimed and measured accuracies; hollow circles are scaled trainings or twins, which reproduce less than "
-            "their place on the axis suggests. The papers measured on the original pixels."
+            "their place on the axis suggests. Without a diamond no number is claimed. The papers measured on the "
+            "original pixels."
         )
         yield Section("Claimed and measured", [Drawing(draw_claims(dots), caption, wide=True)])
 
