@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 
 from tests.ledger.conftest import Bench
+from tests.ledger.test_plan import CIFAR
 from tests.ledger.test_reproduce import Finished, stored, weights
 from thriftnet import campaign
 from thriftnet.errors import RunFolderError, UserError
+from thriftnet.ledger.claims import load_claims
+from thriftnet.ledger.findings import find
+from thriftnet.ledger.joined import read_joined
+from thriftnet.ledger.plan import Request, plan
 from thriftnet.ledger.write import Ledger
 
 MEASURED = {"seeds": 2, "width": 0.5}
@@ -205,3 +210,15 @@ def test_what_cannot_be_joined_is_refused_before_anything_is_trained(finished: F
     with pytest.raises(UserError, match="is a ledger of 90 images of 1 x 16 x 16 in 3 classes, and these data are 180"):
         larger.reproduce(**MEASURED)
     assert not (bench.out / "runs").exists()
+
+
+def test_the_stored_ledger_is_of_the_recipes_as_they_are(tmp_path: Path) -> None:
+    """A recipe that trains otherwise now would leave its number in results/ behind: that has to be measured again."""
+    (tmp_path / "joined").mkdir()
+    shutil.copy(Path(__file__).parents[2] / "results" / "ledger" / "ledger.json", tmp_path / "joined" / "stored.json")
+    joined = read_joined(tmp_path, CIFAR)
+    planned = plan(Request(rows=False, seeds=1), load_claims(), CIFAR, tmp_path, joined.requests, joined.has)
+    assert joined.left_out(planned) == ()
+    found = find(planned, load_claims(), tmp_path, joined)
+    assert all(row.state == "measured" for row in found.rows.values())
+    assert all(len(each.values) == 3 for each in found.directions.values())
