@@ -201,6 +201,9 @@ def test_what_cannot_be_joined_is_refused_before_anything_is_trained(finished: F
         path.write_text(text, encoding="utf-8")
         with pytest.raises(RunFolderError, match=complaint):
             bench.reproduce(**MEASURED)
+    path.write_text(whole.replace('"paper": "all"', '"paper": "three"', 1), encoding="utf-8")
+    with pytest.raises(UserError, match=r"other\.json is a ledger of other claims \(no paper .* named 'three'"):
+        bench.reproduce(**MEASURED)
     path.write_text(whole, encoding="utf-8")
     arrays = dict(np.load(bench.data))
     for name in ("x_train", "y_train"):
@@ -216,7 +219,7 @@ def test_the_stored_ledger_is_of_the_recipes_as_they_are(tmp_path: Path) -> None
     """A recipe that trains otherwise now would leave its number in results/ behind: that has to be measured again."""
     (tmp_path / "joined").mkdir()
     shutil.copy(Path(__file__).parents[2] / "results" / "ledger" / "ledger.json", tmp_path / "joined" / "stored.json")
-    joined = read_joined(tmp_path, CIFAR)
+    joined = read_joined(tmp_path, CIFAR, load_claims())
     planned = plan(Request(rows=False, seeds=1), load_claims(), CIFAR, tmp_path, joined.requests, joined.has)
     assert joined.left_out(planned) == ()
     found = find(planned, load_claims(), tmp_path, joined)

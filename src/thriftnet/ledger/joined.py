@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 
 from thriftnet.errors import RunFolderError, UserError
+from thriftnet.ledger.claims import Claims
 from thriftnet.ledger.directions import JoinedDirection
 from thriftnet.ledger.plan import DataShape, Pair, Plan, Request, Row
 from thriftnet.ledger.rows import JoinedRow
@@ -118,10 +119,10 @@ class JoinedLedgers:
 NOTHING_JOINED = JoinedLedgers({})
 
 
-def read_joined(out: Path, shape: DataShape) -> JoinedLedgers:
+def read_joined(out: Path, shape: DataShape, claims: Claims) -> JoinedLedgers:
     """The ledgers that lie in `out/joined`; none is as good as no such folder.
 
-    Raises RunFolderError for a file that is no ledger of this version, UserError for one of other data.
+    Raises RunFolderError for a file that is no ledger of this version, UserError for one of other data or claims.
     """
     contents = {}
     for path in sorted((out / FOLDER).glob("*.json")):
@@ -137,5 +138,10 @@ def read_joined(out: Path, shape: DataShape) -> JoinedLedgers:
             raise RunFolderError(f"{path} cannot be read ({error}); remove it") from None
         if found.data != shape:
             raise UserError(f"{path} is a ledger of {found.data.text}, and these data are {shape.text}; remove it")
+        try:
+            for request in found.requests:
+                claims.of(request.paper)
+        except UserError as error:
+            raise UserError(f"{path} is a ledger of other claims ({error}); remove it") from None
         contents[path.stem] = found
     return JoinedLedgers(contents)

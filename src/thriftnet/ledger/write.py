@@ -59,7 +59,7 @@ def reproduce(
         raise UserError(f"no direction is claimed of {request.paper}; leave out --no-rows, or name its paper")
     kept = KeptSource(source)
     shape = DataShape.of(kept)
-    joined = read_joined(out, shape)
+    joined = read_joined(out, shape, claims)
     for line in joined.summary():
         say(line)
     requests, planned = _planned(request, claims, shape, out, joined)
