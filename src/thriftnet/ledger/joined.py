@@ -137,7 +137,10 @@ def read_joined(out: Path, shape: DataShape, claims: Claims) -> JoinedLedgers:
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read ({error}); remove it") from None
         if found.data != shape:
-            raise UserError(f"{path} is a ledger of {found.data.text}, and these data are {shape.text}; remove it")
+            raise UserError(
+                f"{path} is a ledger of {found.data.text}, and these data are {shape.text}; remove it, or choose "
+                "another --out"
+            )
         try:
             for request in found.requests:
                 claims.of(request.paper)
