@@ -237,10 +237,11 @@ WORKSPACE = """
 import os, resource, sys, torch
 from pathlib import Path
 from thriftnet.kernels import amx_convolution, winograd
+from thriftnet.kernels.build import KernelsUnavailable
 kernel = sys.argv[1]
 try:
     {"winograd": winograd, "amx": amx_convolution}[kernel].prepare()
-except winograd.KernelsUnavailable as error:
+except KernelsUnavailable as error:
     sys.exit(f"skip: {error}")
 x = torch.zeros(8, 512, 8, 8).contiguous(memory_format=torch.channels_last)
 weight = torch.zeros(512, 512, 3, 3).contiguous(memory_format=torch.channels_last)
