@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import json
 import os
 import pickle
 import shutil
@@ -31,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tests.ledger.conftest import Bench, make_bench
 from tests.training.conftest import TinySource, tiny_recipe
 from thriftnet import api
 from thriftnet import recipe as recipes
@@ -40,8 +42,13 @@ from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.safe_pickle import load_pickle
 from thriftnet.errors import ThriftnetError
 from thriftnet.evaluation.per_image import decode_per_image
+from thriftnet.ledger.findings import find
+from thriftnet.ledger.joined import read_joined
+from thriftnet.ledger.page import ledger_page, to_markdown
+from thriftnet.ledger.plan import DataShape, Request, plan
 from thriftnet.models.build import check_recipe_network
 from thriftnet.predictor import read_temperature
+from thriftnet.reporting.page import write_page
 from thriftnet.run import load_run
 from thriftnet.training import checksums
 from thriftnet.training.progress import SilentDisplay
@@ -567,6 +574,34 @@ def _read_state(content: bytes, folder: Path) -> None:
     api.resume(copy, str(trained().parent / "tiny.npz"), SilentDisplay())
 
 
+@lru_cache(maxsize=1)
+def measured_ledger() -> Bench:
+    """Of two made-up papers, with a number for every row and direction; lies beside the trained run."""
+    place = trained().parent / "ledger"
+    place.mkdir()
+    bench = make_bench(place)
+    bench.reproduce()
+    return bench
+
+
+def _ledger_examples() -> list[bytes]:
+    return [(measured_ledger().out / "ledger.json").read_bytes()]
+
+
+def _read_ledger(content: bytes, folder: Path) -> None:
+    """Joined to a folder without runs: found, drawn and written."""
+    bench = measured_ledger()
+    claims, shape = bench.claims, DataShape.of(bench.source)
+    _write(folder / "joined" / "other.json", content)
+    joined = read_joined(folder, shape, claims)
+    planned = plan(Request(seeds=1, scale=0.5), claims, shape, folder, joined.requests, joined.has)
+    findings = find(planned, claims, folder, joined)
+    page = ledger_page(findings, [])
+    write_page(page, folder / "ledger.html")
+    to_markdown(page)
+    json.dumps(findings.as_dict(), allow_nan=False)
+
+
 _DATA = ("thriftnet.data",)
 _RUN = ("thriftnet.run", "thriftnet.training.run_folder", "thriftnet.training.checksums", "thriftnet.predictor")
 _REPORT = (*_RUN, "thriftnet.reporting.run_report", "thriftnet.reporting.html", "thriftnet.evaluation.metrics")
@@ -587,5 +622,6 @@ TARGETS = {
     "run-report": Target(_run_examples, _read_report, _REPORT, slow=True),
     "run-used": Target(_run_examples, _read_measured, _REPORT, slow=True),
     "resume-state": Target(_state_examples, _read_state, _RUN, slow=True),
+    "ledger": Target(_ledger_examples, _read_ledger, ("thriftnet.ledger",), slow=True),
     "checksums": Target(_sums_examples, _read_sums, _RUN),
 }

@@ -163,6 +163,18 @@ def test_a_run_folder_with_another_value_somewhere(target: str, examples: int, t
     run()
 
 
+def test_a_joined_ledger_with_another_value_somewhere(tmp_path: Path) -> None:
+    [example] = TARGETS["ledger"].examples()
+    stored = json.loads(example)
+
+    @settings(QUICK, max_examples=40)
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        tried("ledger", json.dumps(data.draw(st.composite(changed_somewhere)(stored))).encode(), tmp_path)
+
+    run()
+
+
 def plain(section: Any) -> Any:
     return json.loads(section.model_dump_json())
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from thriftnet.evaluation.compare import Verdict, paired_interval, verdict
 from thriftnet.ledger.claims import Direction
@@ -78,6 +78,12 @@ class JoinedDirection(BaseModel):
     training: tuple[str, str]
     measured_as: str
     joined: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.values) != (self.difference is not None):
+            raise ValueError("values and difference go together")
+        return self
 
     def is_of(self, pair: Pair) -> bool:
         """Whether it is the same measure of the same runs as `pair`, but for their seeds."""

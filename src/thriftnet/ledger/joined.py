@@ -6,22 +6,30 @@ planned today is theirs, by the key of the training; verdicts and differences ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from thriftnet.errors import RunFolderError, UserError
 from thriftnet.ledger.claims import Claims
 from thriftnet.ledger.directions import JoinedDirection
-from thriftnet.ledger.plan import DataShape, Pair, Plan, Request, Row
+from thriftnet.ledger.plan import KEY_LENGTH, DataShape, Pair, Plan, Request, Row
 from thriftnet.ledger.rows import JoinedRow
 from thriftnet.ledger.runs import JobState
 from thriftnet.ledger.selection_cost import JoinedCost
 
 FOLDER = "joined"
 """In the ledger's own folder."""
+MOST_BYTES = 64 * 2**20
+"""Of a file; the whole ledger of the five papers has 0.2 MB."""
+MOST_REQUESTS = 100
+"""Each is planned, which takes a tenth of a second."""
+MOST = 1e12
+"""No number of a ledger is larger; beyond the finite ones differences and means would not be."""
 
 
 class _Costs(BaseModel):
@@ -32,12 +40,37 @@ class _Contents(BaseModel):
     """Of a ledger.json what is read again."""
 
     data: DataShape
-    requests: tuple[Request, ...]
+    requests: Annotated[tuple[Request, ...], Field(max_length=MOST_REQUESTS)]
     rows: dict[str, JoinedRow]
     directions: dict[str, JoinedDirection]
     costs: _Costs = Field(alias="cost_of_selecting_on_the_test_set")
     beside: dict[str, str]
     runs: tuple[JobState, ...]
+
+    @field_validator("runs")
+    @classmethod
+    def _named(cls, runs: tuple[JobState, ...]) -> tuple[JobState, ...]:
+        odd = next(
+            (run.folder for run in runs if not re.search(rf"-[0-9a-f]{{{KEY_LENGTH}}}/seed-\d+$", run.folder)), None
+        )
+        if odd is not None:
+            raise ValueError(f"folder = {odd!r} is not named as a ledger's runs are")
+        return runs
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        odd = next((number for number in _numbers(self.model_dump()) if not abs(number) <= MOST), None)
+        if odd is not None:
+            raise ValueError(f"{odd!s:.20} is no number that a training gives")
+        return self
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
+    elif isinstance(value, float | int):
+        yield value
 
 
 @dataclass(frozen=True)
@@ -127,6 +160,8 @@ def read_joined(out: Path, shape: DataShape, claims: Claims) -> JoinedLedgers:
     contents = {}
     for path in sorted((out / FOLDER).glob("*.json")):
         try:
+            if path.stat().st_size > MOST_BYTES:
+                raise RunFolderError(f"{path} has over {MOST_BYTES:,} bytes, more than any ledger; remove it")
             found = _Contents.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]

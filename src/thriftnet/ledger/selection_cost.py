@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from thriftnet.ledger.measured import Measured, bounds, mean_of, measured_dict
 from thriftnet.ledger.plan import Job, Plan, Row, rows_by_claim
@@ -34,7 +34,7 @@ class JoinedCost(BaseModel):
     """What another ledger's json has of it."""
 
     cost: Measured
-    values: tuple[float, ...]
+    values: Annotated[tuple[float, ...], Field(min_length=1)]
     training: str
 
 
