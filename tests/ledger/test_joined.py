@@ -195,7 +195,7 @@ def test_what_cannot_be_joined_is_refused_before_anything_is_trained(finished: F
         (whole.replace('"one-best": {', '"one-best": [], "x": {', 1), r"\(rows\.one-best: "),
         (
             json.dumps({"claims": []}),
-            r"\(data: Field required\); put this version's ledger\.json there or remove it",
+            r"\(data: Field required\); put a ledger\.json there that this version of thriftnet wrote, or remove it",
         ),
     ):
         path.write_text(text, encoding="utf-8")

@@ -84,6 +84,7 @@ class DataShape:
 
     @property
     def text(self) -> str:
+        """For a message."""
         return f"{self.images:,} images of {self.channels} x {self.side} x {self.side} in {self.classes} classes"
 
     def trained_on(self, recipe: RecipeConfig) -> int:
@@ -202,6 +203,7 @@ class Row:
 
     @property
     def is_there(self) -> bool:
+        """Whether every run of it is trained and, where it needs that, measured on the test split."""
         return all(job.finished and not job.lacks_test for job in self.jobs)
 
     def replaces(self, other: Row) -> bool:
