@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thriftnet import recipe
+from thriftnet.config import OptimizerConfig
 from thriftnet.ledger.audit import read_rows
 from thriftnet.models.build import check_recipe_network, count_parameters
 
@@ -24,6 +25,8 @@ PRINTED_TOTALS = {
 # Rows of Liu, Douglas, Ji, Table 1
 TRIALS = {"liu-4x2": 5, "liu-5stage": 0, "liu-4x3": 8, **{f"liu-trial-{row}": row for row in range(9)}}
 XU_COLUMNS = {"xu-resnet18": "ResNet18", "xu-resnetlarge": "ResNetLarge"}
+# What course code for CIFAR-10 calls its predefined mean and standard deviation
+KUANG_LIU_MEAN, KUANG_LIU_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def number(cell: str) -> float:
@@ -89,3 +92,9 @@ def test_xu_recipe_is_its_column_of_table_1(name: str) -> None:
     assert config.optimizer.name == column["Optimiser"].lower()
     assert config.expect.parameters == number(column["Parameters"])
     assert config.expect.claimed_test_accuracy == number(column["Final Test Accuracy"])
+    assert (config.data.mean, config.data.std) == (KUANG_LIU_MEAN, KUANG_LIU_STD)
+
+
+def test_sgd_of_liu_is_the_one_that_the_authors_notebook_has_beside_adam() -> None:
+    """`SGD(lr=..., momentum=0.9, weight_decay=1e-4)` is commented out there; the rate is Table 1's."""
+    assert recipe.load("liu-trial-2").optimizer == OptimizerConfig(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)

@@ -129,6 +129,7 @@ class TestPackaged:
         }
         assert (planned_trials(study) or 0) >= 30
         assert study.config.pruning is not None
+        assert (study.config.objective, study.config.maximize) == ("validation_loss", False)
         assert study.config.space["training.epochs"].values == (10, 20, 30)
         assert study.config.space["optimizer.lr"].values == (0.001, 0.01, 0.1)
 

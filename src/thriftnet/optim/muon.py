@@ -7,8 +7,10 @@ https://kellerjordan.github.io/posts/muon/. For a weight W: [rows, cols] with gr
     O <- newton_schulz(G + mu M)      (nesterov; else newton_schulz(M))
     W <- W - lr f O
 
-The write-up has no factor f. f = max(1, rows / cols)^0.5 is that of its reference implementation and of torch's Muon
-("original"). Under `normalize_weights` W is first rescaled to ||W||_F = sqrt(rows) and f = 1, as airbench94_muon does.
+The write-up has no factor f. f = max(1, rows / cols)^0.5 is that of torch's Muon ("original"), which takes matrices
+only. The reference implementation takes the last two dimensions of the gradient: for a convolution its kernel's, so
+f = 1 for every square one. The two differ where rows > cols: in 1x1 and grouped convolutions that widen. Under
+`normalize_weights` W is first rescaled to ||W||_F = sqrt(rows) and f = 1, as airbench94_muon does.
 
 A convolution's weight [out, in / groups, k, k] counts as the matrix [out, in / groups * k * k]: a filter is a row.
 """
