@@ -34,7 +34,7 @@ DIFFERING = {
     "tirumalasetty-amp-pgd": AMP,
     "tirumalasetty-amp-sharpness": AMP,
     "tirumalasetty-amp-time": AMP,
-    "liu-adam-sgd": {"optimizer.name", "optimizer.momentum"},
+    "liu-adam-sgd": {"optimizer.name", "optimizer.weight_decay"},
     "li-gelu-relu-adam": {"model.activation"},
     "li-adam-sgd-gelu": {"optimizer.name", "optimizer.lr"},
     "li-gelu-relu-sgd": {"model.activation"},

@@ -15,7 +15,7 @@ from thriftnet.ledger.claims import Claims, load_claims
 from thriftnet.ledger.plan import DataShape, Plan, Request, checked_request, duration, plan, read_requests, training_key
 from thriftnet.ledger.write import Ledger
 
-CIFAR = DataShape(images=50_000, channels=3, side=32, classes=10)
+CIFAR = DataShape(images=50_000, channels=3, side=32, classes=10, fingerprint="of CIFAR")
 PACKAGED = load_claims()
 
 

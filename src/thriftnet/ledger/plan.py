@@ -18,6 +18,7 @@ from thriftnet.comparison import MOST_SEEDS
 from thriftnet.config import ExpectConfig, ModelConfig, RecipeConfig, Section
 from thriftnet.data.batches import steps_per_epoch
 from thriftnet.data.dataset import Source
+from thriftnet.data.statistics import fingerprint
 from thriftnet.errors import RunFolderError, UserError
 from thriftnet.evaluation.adversarial import AttackConfig
 from thriftnet.ledger.claims import AccuracyClaim, Claims, CurveClaim, Direction, Side, side_recipe
@@ -75,17 +76,21 @@ class DataShape:
     channels: int
     side: int
     classes: int
+    fingerprint: str
+    """SHA-256 of the training split: of two copies of one set, measured numbers are those of one."""
 
     @classmethod
     def of(cls, source: Source) -> DataShape:
         """Reads the training split. Raises DataError where it cannot be read."""
-        images = source.train().images
-        return cls(len(images), images.shape[1], images.shape[2], len(source.class_names))
+        data = source.train()
+        _, channels, side, _ = data.images.shape
+        return cls(len(data), channels, side, len(source.class_names), fingerprint(data))
 
     @property
     def text(self) -> str:
         """For a message."""
-        return f"{self.images:,} images of {self.channels} x {self.side} x {self.side} in {self.classes} classes"
+        size = f"{self.channels} x {self.side} x {self.side}"
+        return f"{self.images:,} images of {size} in {self.classes} classes (fingerprint {self.fingerprint[:12]})"
 
     def trained_on(self, recipe: RecipeConfig) -> int:
         """Images that a run of `recipe` trains on. Raises UserError where the data are too few for it."""
