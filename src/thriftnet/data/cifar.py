@@ -23,12 +23,12 @@ from thriftnet.data.arrays import as_images, as_labels, check_label_range
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import read_file
+from thriftnet.data.place import as_given
 from thriftnet.data.safe_pickle import field, load_pickle
 from thriftnet.errors import DataError
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE * SIDE
-ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar")
 MOST_ARCHIVE_BYTES = 512 * 2**20
 """Of an archive when unpacked: three times CIFAR, a second of decompressing."""
 MOST_MEMBERS = 1_000
@@ -95,6 +95,7 @@ def _layouts() -> tuple[Layout, ...]:
 
 
 LAYOUTS = _layouts()
+FILE_NAMES = frozenset(name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta))
 
 
 def find_cifar_folder(folder: Path) -> Path | None:
@@ -115,7 +116,7 @@ class CifarSource(Source):
     def __init__(self, path: Path, image_side: int | None = None) -> None:
         """`image_side`: pixels to resize to; None keeps 32."""
         self._path, self._side = path, image_side or SIDE
-        self.location = str(path.resolve())
+        self.location = as_given(path)
         names = _known_files(path) if path.is_dir() else self._archive_names()
         layout = _match(names)
         if layout is None:
@@ -269,8 +270,7 @@ def _again(archive: str) -> str:
 
 
 def _known_files(folder: Path) -> set[str]:
-    names = {name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta)}
-    return {name for name in names if (folder / name).is_file()}
+    return {name for name in FILE_NAMES if (folder / name).is_file()}
 
 
 def _match(names: set[str]) -> Layout | None:

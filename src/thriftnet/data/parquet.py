@@ -29,6 +29,7 @@ from thriftnet.data import decode
 from thriftnet.data.arrays import check_label_range, numbered_classes
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.limits import check_decompressed, check_images
+from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
 
@@ -117,7 +118,7 @@ class ParquetSource(Source):
 
     def __init__(self, path: Path, image_side: int | None = None) -> None:
         """`image_side`: pixels to resize to; None keeps the images' own side."""
-        self.location = str(path.resolve())
+        self.location = as_given(path)
         self._side = image_side
         splits, self.notes = _find_files(path)
         self.has_test = "test" in splits or "all" in splits
