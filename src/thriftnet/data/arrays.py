@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UnlabelledError
 
 
 def as_images(array: np.ndarray, where: str) -> tuple[Tensor, str]:
@@ -38,7 +38,10 @@ def as_images(array: np.ndarray, where: str) -> tuple[Tensor, str]:
 
 
 def as_labels(array: np.ndarray, where: str, count: int) -> Tensor:
-    """int64 [count] from integers [count] or [count, 1]. Raises DataError for anything else or a negative label."""
+    """int64 [count] from integers [count] or [count, 1].
+
+    Raises DataError for anything else or a negative label, UnlabelledError where all are -1.
+    """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (count,):
@@ -46,6 +49,8 @@ def as_labels(array: np.ndarray, where: str, count: int) -> Tensor:
         raise DataError(f"{where} has shape {shape}; {count} images need {count} labels, one each")
     if array.dtype.kind not in "iu":
         raise DataError(f"{where} holds {array.dtype}; labels must be whole numbers from 0")
+    if count and (array == -1).all():
+        raise UnlabelledError(where, count)
     if count and int(array.min()) < 0:
         raise DataError(f"{where} has {int(array.min())} at {int(array.argmin())}; labels must be whole numbers from 0")
     return torch.from_numpy(array.astype(np.int64))

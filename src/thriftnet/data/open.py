@@ -11,6 +11,7 @@ from thriftnet.data.digits import DigitsSource
 from thriftnet.data.download import ARCHIVES, fetch
 from thriftnet.data.image_folder import ImageFolderSource
 from thriftnet.data.npz import NpzSource
+from thriftnet.data.parquet_files import set_folders
 from thriftnet.data.place import kind_of
 from thriftnet.errors import DataError, nearest
 
@@ -49,7 +50,7 @@ def _open_folder(path: Path, image_side: int | None) -> Source:
     cifar = find_cifar_folder(path)
     if cifar is not None:
         return CifarSource(cifar, image_side)
-    if any(path.glob("*.parquet")) or any(path.glob("[!.]*/*.parquet")):
+    if set_folders(path):
         return _parquet(path, image_side)
     return ImageFolderSource(path, image_side)
 
@@ -63,7 +64,9 @@ def _open_file(path: Path, image_side: int | None) -> Source:
     if kind == "archive":
         return CifarSource(path, image_side)
     if path.name in FILE_NAMES:
-        raise DataError(f"{path} is one of the files of CIFAR; give the folder of all of them, {path.absolute().parent}")
+        raise DataError(
+            f"{path} is one of the files of CIFAR; give the folder of all of them, {path.absolute().parent}"
+        )
     raise DataError(
         f"{path} is of no known kind; give a .parquet, .npz or CIFAR .tar.gz file, or a folder (not a .zip)"
     )
