@@ -267,7 +267,11 @@ def compare(
 def predict(
     run: RunsArgument,
     images: Annotated[
-        Path, typer.Argument(help="Custom test pickle, folder of images, Parquet or .npz.", metavar="INPUT")
+        Path,
+        typer.Argument(
+            help="Pickle of data and ids, folder of images, image, Parquet, .npz, or one file of CIFAR (test.bin).",
+            metavar="INPUT",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The CSV file to write: ID,Label.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,

@@ -29,6 +29,8 @@ from thriftnet.errors import DataError
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE * SIDE
+_SUPERCLASSES = 20
+"""Of CIFAR-100: the label before the class."""
 MOST_ARCHIVE_BYTES = 512 * 2**20
 """Of an archive when unpacked: three times CIFAR, a second of decompressing."""
 MOST_MEMBERS = 1_000
@@ -110,6 +112,18 @@ def find_cifar_folder(folder: Path) -> Path | None:
     return None
 
 
+def images_of_records(content: bytes, name: str) -> tuple[Tensor, Layout] | None:
+    """(uint8 [N, 3, 32, 32], the layout) of one file of a binary layout, or None where its size or labels fit none.
+
+    `name`, the file's, decides where both layouts fit.
+    """
+    fitting = [layout for layout in LAYOUTS if layout.label_bytes and _fits(content, layout)]
+    if not fitting:
+        return None
+    layout = min(fitting, key=lambda each: name not in (*each.train, each.test))
+    return _pixels(_records(content, layout), layout), layout
+
+
 class CifarSource(Source):
     """A folder found by `find_cifar_folder`, or a tar.gz. Opening a damaged or incomplete one raises DataError."""
 
@@ -169,11 +183,10 @@ class CifarSource(Source):
             raise DataError(
                 f"{where} has {len(content):,} bytes, not a whole number of records of {record}; {self._again()}"
             )
-        records = np.frombuffer(content, np.uint8).reshape(-1, record)
+        records = _records(content, self._layout)
         labels = torch.from_numpy(records[:, self._layout.label_bytes - 1].astype(np.int64))
         check_label_range(labels, len(self.class_names), where)
-        images = records[:, self._layout.label_bytes :].copy()
-        return torch.from_numpy(images.reshape(-1, CHANNELS, SIDE, SIDE)), labels
+        return _pixels(records, self._layout), labels
 
     def _names_from(self, content: bytes) -> tuple[str, ...]:
         where = f"{self._path}: {self._layout.meta}"
@@ -262,6 +275,21 @@ class CifarSource(Source):
 
     def _again(self) -> str:
         return _again(self._layout.archive)
+
+
+def _records(content: bytes, layout: Layout) -> np.ndarray:
+    return np.frombuffer(content, np.uint8).reshape(-1, layout.label_bytes + PIXELS)
+
+
+def _pixels(records: np.ndarray, layout: Layout) -> Tensor:
+    return torch.from_numpy(records[:, layout.label_bytes :].copy().reshape(-1, CHANNELS, SIDE, SIDE))
+
+
+def _fits(content: bytes, layout: Layout) -> bool:
+    if not content or len(content) % (layout.label_bytes + PIXELS):
+        return False
+    labels = _records(content, layout)[:, : layout.label_bytes].max(0)
+    return bool((labels < [_SUPERCLASSES, layout.classes][-layout.label_bytes :]).all())
 
 
 def _again(archive: str) -> str:
