@@ -407,6 +407,21 @@ def test_help(command: str) -> None:
     assert f"Usage: thriftnet {command}".strip() in outcome.stdout
 
 
+@pytest.mark.parametrize(
+    ("commands", "default"),
+    [
+        ("evaluate remedies calibrate landscape", "Default: the data that the run was trained on."),
+        ("train", "Default: $THRIFTNET_DATA, else digits; with --resume the run's own data."),
+        ("compare", "Default: each run's own data, and for recipes $THRIFTNET_DATA, else digits."),
+        ("reproduce", "Default: $THRIFTNET_DATA, else digits."),
+    ],
+)
+def test_help_says_where_data_comes_from(commands: str, default: str) -> None:
+    for command in commands.split():
+        words = thriftnet(command, "--help").stdout.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split()
+        assert default in " ".join(words), command
+
+
 def test_the_installed_command() -> None:
     script = shutil.which("thriftnet", path=str(Path(sys.executable).parent))
     if script is None:
