@@ -68,6 +68,7 @@ def test_a_test_split_without_labels_is_counted_as_that(tmp_path: Path, form: st
     assert (info.test, info.unlabelled_test_images) == (None, 3)
     assert "training images and 3 test images without labels (they can only be predicted)" in info.text()
     assert info.as_dict()["unlabelled_test_images"] == 3
+    assert info.text().splitlines()[-1].endswith(" -")  # not 0: nobody knows
 
 
 def test_the_sheet_shows_the_first_ten_images_of_each_class(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class DataInfo:
 
     def text(self) -> str:
         """For a person: a few facts, then a line a class."""
-        tested = [0] * len(self.class_names) if self.test is None else self.test.per_class
+        tested = ["-"] * len(self.class_names) if self.test is None else [f"{count:,}" for count in self.test.per_class]
         channels, height, width = self.train.shape
         width_of_names = max(12, *map(len, self.class_names))
         unlabelled = f"{self.unlabelled_test_images:,} test images without labels (they can only be predicted)"
@@ -90,7 +90,7 @@ class DataInfo:
         ]
         rows = zip(self.class_names, self.train.per_class, tested, strict=True)
         for label, (name, train, test) in enumerate(rows):
-            lines.append(f"{label:>5}  {name:<{width_of_names}} {train:>8,} {test:>8,}")
+            lines.append(f"{label:>5}  {name:<{width_of_names}} {train:>8,} {test:>8}")
         return "\n".join(lines)
 
 

@@ -238,30 +238,30 @@ class ParquetSource(Source):
         try:
             described = json.loads((file.schema.metadata or {}).get(b"huggingface", b"{}"))
             names = described["info"]["features"][self._column]["names"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ()  # other software writes other things there, and names are a convenience
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
     def _match_classes(self, named: bool) -> list[str]:
         """Find the order of `class_names` in every file's own; notes. Raises DataError for classes of other names."""
         notes: list[str] = []
-        for split, files in self._files.items():
-            for file in files:
-                names = self._names_in_schema(file)
-                if names == self.class_names or (not names and (not named or self._named_by_folders)):
-                    continue
-                if not (named and names):
-                    lacking, having = ("training", split) if names else (split, "training")
-                    notes.append(f"the {lacking} split names no classes, the {having} split does: matched by number")
-                    continue
-                unknown = [name for name in names if name not in self.class_names]
-                if unknown or len(set(names)) < len(names):
-                    raise DataError(
-                        f"{file.path} has the classes {_some(names)}, the training split {_some(self.class_names)}; "
-                        "give a test split of the same classes, or the training file alone"
-                    )
-                self._order[file.path] = torch.tensor([self.class_names.index(name) for name in names])
-                notes.append(f"the {split} split lists its classes in another order: matched by name")
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        for split, file in ((split, file) for split, files in self._files.items() for file in files):
+            names, where = self._names_in_schema(file), "the set" if split == "all" else f"the {split} split"
+            if names == self.class_names or (not names and (not named or self._named_by_folders)):
+                continue
+            if not names:
+                notes.append(f"files of {where} name no classes: their labels are taken by number")
+            elif not named:
+                notes.append(f"{where} names its classes, the training split does not: its labels are taken by number")
+            elif len(set(names)) < len(names) or not set(names) <= set(numbers):
+                raise DataError(
+                    f"{file.path} has the classes {_some(names)}, the training split {_some(self.class_names)}; "
+                    "give a test split of the same classes, or the training file alone"
+                )
+            else:
+                self._order[file.path] = torch.tensor([numbers[name] for name in names])
+                notes.append(f"{where} lists its classes in another order: matched by name")
         return list(dict.fromkeys(notes))
 
     def _names_in_folders(self, files: Sequence[ParquetImages]) -> tuple[str, ...]:
@@ -285,8 +285,8 @@ class ParquetSource(Source):
         folders = self._folders(files)
         if not folders or not set(folders.values()) <= set(self.class_names):
             return labels
-        number = {label: self.class_names.index(folder) for label, folder in folders.items()}
-        return torch.tensor([number[label] for label in labels.tolist()], dtype=torch.int64)
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return torch.tensor([numbers[folders[label]] for label in labels.tolist()], dtype=torch.int64)
 
     def _numbers(self, files: Sequence[ParquetImages]) -> tuple[str, ...]:
         return numbered_classes(self._labels(files), self.location)
