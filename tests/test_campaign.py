@@ -75,6 +75,20 @@ def test_folder_of_another_recipe_is_refused_and_kept(tmp_path: Path) -> None:
     assert weights(tmp_path / "run") == before
 
 
+def test_the_same_data_through_a_link_is_the_same(tmp_path: Path) -> None:
+    class At(TinySource):
+        def __init__(self, location: Path) -> None:
+            super().__init__()
+            self.location = str(location)
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    run = train_missing(tiny_recipe(), At(tmp_path / "data"), tmp_path / "run")
+    assert train_missing(tiny_recipe(), At(tmp_path / "link"), tmp_path / "run").path == run.path
+    with pytest.raises(RunFolderError, match="was trained on"):
+        train_missing(tiny_recipe(), At(tmp_path / "other"), tmp_path / "run")
+
+
 class TerminatedInTheLastEpoch(SilentDisplay):
     """A signal that comes when nothing of the run is left to stop."""
 

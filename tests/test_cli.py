@@ -193,6 +193,15 @@ class TestEvaluate:
         assert thriftnet("train", "--resume", trained.path, "--data", moved).status == 0
         assert thriftnet("evaluate", trained.path).status == 0
 
+    def test_data_given_as_a_link_to_a_blob_stays_the_runs_own(self, trained: Trained, tmp_path: Path) -> None:
+        link, blob, run = tmp_path / "set.npz", tmp_path / "blobs" / "0a1b", tmp_path / "linked"
+        blob.parent.mkdir()
+        shutil.copy(trained.data, blob)
+        link.symlink_to(blob)
+        assert thriftnet("train", trained.recipe, "--data", link, "--epochs", 1, "--out", run).status == 0
+        assert thriftnet("evaluate", run).status == 0
+        assert thriftnet("train", "--resume", run).status == 0
+
 
 def course_pickle(path: Path, layout: str, keys: tuple[object, object], protocol: int) -> None:
     """Nine gray 32x32 images in the three brightnesses of the run's classes, as the course hands them out."""
@@ -396,6 +405,21 @@ def test_help(command: str) -> None:
     outcome = thriftnet(*command.split(), "--help")
     assert outcome.status == 0
     assert f"Usage: thriftnet {command}".strip() in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("commands", "default"),
+    [
+        ("evaluate remedies calibrate landscape", "Default: the data that the run was trained on."),
+        ("train", "Default: $THRIFTNET_DATA, else digits; with --resume the run's own data."),
+        ("compare", "Default: each run's own data, and for recipes $THRIFTNET_DATA, else digits."),
+        ("reproduce", "Default: $THRIFTNET_DATA, else digits."),
+    ],
+)
+def test_help_says_where_data_comes_from(commands: str, default: str) -> None:
+    for command in commands.split():
+        words = thriftnet(command, "--help").stdout.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split()
+        assert default in " ".join(words), command
 
 
 def test_the_installed_command() -> None:

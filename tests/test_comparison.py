@@ -112,6 +112,11 @@ class TestTrainSeeds:
         assert folder(tiny_recipe(training={"epochs": 9}), TinySource()) != here
         assert folder(tiny_recipe(), Elsewhere()) != here
 
+    def test_a_link_to_the_data_has_the_same_folder(self, tmp_path: Path, shared_run: Trained) -> None:
+        (tmp_path / "link.npz").symlink_to(shared_run.data)
+        given = [comparison.open_source(str(path)) for path in (shared_run.data, tmp_path / "link.npz")]
+        assert len({comparison.default_folder(tiny_recipe(), source) for source in given}) == 1
+
     def test_everything_is_looked_at_before_anything_is_trained(self, two: Path, shared_run: Trained) -> None:
         shutil.move(two / "good" / "seed-0", two / "seed-3")
         shutil.move(two / "poor" / "seed-1", two / "good" / "seed-3")

@@ -11,6 +11,7 @@ from pathlib import Path
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
+from thriftnet.data.place import same_place
 from thriftnet.errors import RunFolderError
 from thriftnet.reporting.run_report import draw_training_figures
 from thriftnet.run import Run
@@ -74,7 +75,7 @@ def check_same(run: Run, recipe: RecipeConfig, source: Source) -> None:
         raise RunFolderError(
             f"{run.path} holds a run of another recipe (it differs in {', '.join(changed[:5])}); choose another folder"
         )
-    if run.folder.has("data.json") and run.data.location != source.location:
+    if run.folder.has("data.json") and not same_place(run.data.location, source.location):
         raise RunFolderError(
             f"{run.path} was trained on {run.data.location}, not {source.location}; choose another folder"
         )

@@ -49,12 +49,28 @@ AdaptOption = Annotated[
 ShiftImagesOption = Annotated[
     int | None, typer.Option("--shift-images", help="A stratified subset of so many images; default: all.", min=2)
 ]
+_DATA = "digits, cifar10, cifar100, or a path: CIFAR folder or tar.gz, Parquet, folder of class folders, .npz."
 DataOption = Annotated[
+    str | None, typer.Option("--data", help=f"{_DATA} Default: $THRIFTNET_DATA, else digits.", metavar="DATA")
+]
+TrainDataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, cifar10, cifar100, or a path: CIFAR folder or tar.gz, Parquet, folder of class folders, .npz. "
-        "Default: $THRIFTNET_DATA, else digits.",
+        help=f"{_DATA} Default: $THRIFTNET_DATA, else digits; with --resume the run's own data.",
+        metavar="DATA",
+    ),
+]
+RunDataOption = Annotated[
+    str | None,
+    typer.Option("--data", help=f"{_DATA} Default: the data that the run was trained on.", metavar="DATA"),
+]
+CompareDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help=f"{_DATA} Default: each run's own data, and for recipes $THRIFTNET_DATA, else digits.",
+        metavar="DATA",
     ),
 ]
 BatchSizeOption = Annotated[
@@ -84,7 +100,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(help="Name of a packaged recipe, or a TOML file.")] = None,
-    data: DataOption = None,
+    data: TrainDataOption = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed instead of the recipe's.", min=0)] = None,
     seeds: Annotated[
@@ -164,7 +180,7 @@ def train(
 def evaluate(
     run: RunsArgument,
     split: SplitOption = "test",
-    data: DataOption = None,
+    data: RunDataOption = None,
     tta: AveragingOption = "none",
     weights: Annotated[Literal["selected", "last"], typer.Option(help="Which epoch's weights.")] = "selected",
     calibrated: CalibratedOption = False,
@@ -201,7 +217,7 @@ def evaluate(
 def remedies(
     run: RunsArgument,
     split: SplitOption = "test",
-    data: DataOption = None,
+    data: RunDataOption = None,
     shift_images: ShiftImagesOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -212,7 +228,7 @@ def remedies(
 
 
 @app.command()
-def calibrate(run: RunArgument, data: DataOption = None) -> None:
+def calibrate(run: RunArgument, data: RunDataOption = None) -> None:
     """Fit a run's temperature on its validation images, for `--calibrated` of evaluate and predict."""
     from thriftnet import api
 
@@ -232,7 +248,7 @@ def compare(
         typer.Argument(help="Run folders, folders of seed runs, recipes; two or more.", metavar="RUN|RECIPE..."),
     ],
     split: Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")] = "test",
-    data: DataOption = None,
+    data: CompareDataOption = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each recipe; missing ones are trained.", min=1)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where recipes are trained: OUT/RECIPE/seed-<n>; default: under runs/.")
@@ -267,7 +283,11 @@ def compare(
 def predict(
     run: RunsArgument,
     images: Annotated[
-        Path, typer.Argument(help="Custom test pickle, folder of images, Parquet or .npz.", metavar="INPUT")
+        Path,
+        typer.Argument(
+            help="Pickle of data and ids, folder of images, image, Parquet, .npz, or one file of CIFAR (test.bin).",
+            metavar="INPUT",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The CSV file to write: ID,Label.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,
@@ -384,7 +404,7 @@ def summary(
 @app.command()
 def landscape(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one network.", metavar="RUN...")],
-    data: DataOption = None,
+    data: RunDataOption = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose images.")] = "train",
     images: Annotated[int, typer.Option(help="How many of them, always the same.", min=1)] = 1000,
     grid: Annotated[int, typer.Option(help="Points along each side of the grid, odd.", min=3)] = 15,

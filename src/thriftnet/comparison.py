@@ -23,6 +23,7 @@ from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
 from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
+from thriftnet.data.place import real_place, same_place
 from thriftnet.distributed.processes import from_environment
 from thriftnet.errors import RunFolderError, UserError, nearest
 from thriftnet.evaluation.compare import mean_interval
@@ -102,7 +103,7 @@ def train_recipe_seeds(
 def default_folder(recipe: RecipeConfig, source: Source) -> Path:
     """Where the seeds of `recipe` on this data lie unless told otherwise: the same command finds them again."""
     unseeded = recipes.with_changes(recipe, {"training": {"seed": 0}})
-    key = hashlib.sha256(f"{recipes.content_hash(unseeded)} {source.location}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"{recipes.content_hash(unseeded)} {real_place(source.location)}".encode()).hexdigest()[:8]
     return Path("runs") / f"{recipe.name}-seeds-{key}"
 
 
@@ -286,7 +287,8 @@ def _per_image(run: Run, split: Split, data: str | None, tell: Tell) -> PerImage
     location = run.data.location if data is None else open_source(data, run.data.image_side).location
     if run.folder.has(name):
         stored = decode_per_image(run.folder.read_bytes(name), run.path / name)
-        if stored.weights_sha256 == run.folder.weights_sha256("selected") and stored.location == location:
+        same_weights = stored.weights_sha256 == run.folder.weights_sha256("selected")
+        if same_weights and same_place(stored.location, location):
             return stored
     sealed = split == "test" and not run.test_selected
     tell(f"{run.path}: {'the sealed test split is opened' if sealed else f'the {split} split is measured'}")

@@ -5,6 +5,7 @@
     │   ├── RecipeError            a recipe's key, type, value or combination
     │   ├── BudgetError            the network has more trainable parameters than the budget
     │   ├── DataError              data that cannot be found, read or used
+    │   │   └── UnlabelledError    images whose labels are all absent
     │   ├── RunFolderError         a run folder that is missing, damaged, occupied or unwritable
     │   │   └── FolderInUseError   another process writes to it right now
     │   ├── StudyError             a study's file, folder or engine
@@ -56,6 +57,16 @@ class BudgetError(UserError):
 
 class DataError(UserError):
     """Data that cannot be found, read or used."""
+
+
+class UnlabelledError(DataError):
+    """Images without labels where labels are needed. `images`: how many there are."""
+
+    def __init__(self, where: str, images: int) -> None:
+        super().__init__(
+            f"{where}: {images:,} images without labels; training and evaluation need labels (prediction does not)"
+        )
+        self.images = images
 
 
 class RunFolderError(UserError):

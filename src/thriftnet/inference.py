@@ -180,7 +180,7 @@ def predict(
     adapt_batchnorm: bool = False,
     batch_size: int | None = None,
 ) -> Predictions:
-    """Predict unlabelled images: the course's pickle, a folder of images, Parquet or .npz; see `data.prediction_input`.
+    """Predict unlabelled images: a pickle, a folder, Parquet, .npz or a file of CIFAR; see `data.prediction_input`.
 
     Of several runs the class probabilities are averaged. With `out`, a CSV file `ID,Label` in the input's order.
     Raises DataError for input that cannot be read, Interrupted after a signal, OutOfMemoryError as `measure` does.

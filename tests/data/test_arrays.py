@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thriftnet.data.arrays import as_images, as_labels, check_label_range
+from thriftnet.data.arrays import as_images, as_labels, check_label_range, numbering_fault
 from thriftnet.errors import DataError
 
 
@@ -65,9 +65,13 @@ def test_labels_of_either_shape_and_any_integer_type() -> None:
     ("array", "message"),
     [
         (np.array([0, 1, 2]), "y has shape 3; 2 images need 2 labels"),
-        (np.zeros((2, 14), int), "y has shape 2x14"),
+        (np.zeros((2, 14), int), "y has shape 2x14; 2 images need 2 labels, one each$"),
+        (np.eye(2), r"y has shape 2x2; .* one each: of one-hot rows keep the place of the one \(argmax\(1\)\)"),
         (np.array(1), "y has shape of one number"),
-        (np.array([0.0, 1.0]), "y holds float64"),
+        (np.array([0.0, 1.0]), "y holds float64; labels must be whole numbers from 0: save them as int64"),
+        (np.array([False, True]), "y holds bool; .*: save them as int64"),
+        (np.array(["cat", "dog"]), r"y holds <U3; .*: numpy\.unique\(labels, return_inverse=True\) gives class_names"),
+        (np.array([-1, -1]), "y: 2 images without labels"),
         (np.array([0, -1]), "y has -1 at 1"),
     ],
 )
@@ -78,5 +82,22 @@ def test_what_are_no_labels_is_said(array: np.ndarray, message: str) -> None:
 
 def test_a_label_beyond_the_classes_is_found() -> None:
     check_label_range(torch.tensor([0, 9]), 10, "y")
-    with pytest.raises(DataError, match=r"y has label 10 at row 1, but 10 classes \(0 to 9\)"):
+    with pytest.raises(DataError, match=r"y has label 10 at row 1, but 10 classes \(0 to 9\)$"):
         check_label_range(torch.tensor([0, 10]), 10, "y")
+    with pytest.raises(DataError, match=r"\(0 to 9\); labels must begin at 0, these begin at 1: subtract 1 from each"):
+        check_label_range(torch.tensor([1, 10]), 10, "y")
+    with pytest.raises(DataError, match=r"\(0 to 9\)$"):
+        check_label_range(torch.tensor([1, 11]), 10, "y")
+
+
+@pytest.mark.parametrize(
+    ("counts", "fault"),
+    [
+        ([0, 3, 3], "labels that begin at 1, and must begin at 0; subtract 1 from each"),
+        ([0, 0, 3], "labels that begin at 2, and must begin at 0; subtract 2 from each"),
+        ([3, 0, 3], "no training image of label 1, though labels go up to 2; number them from 0 without gaps (numpy"),
+        ([0, 3, 0, 0, 0, 3], "no training image of label 0, 2, 3, ..., though labels go up to 5; number them"),
+    ],
+)
+def test_what_is_wrong_with_the_numbers_of_classes(counts: list[int], fault: str) -> None:
+    assert numbering_fault(counts).startswith(fault)

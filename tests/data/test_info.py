@@ -11,10 +11,13 @@ from PIL import Image
 from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.image_folder import ImageFolderSource
 from thriftnet.data.info import contact_sheet, describe
+from thriftnet.data.open import open_source
 from thriftnet.data.statistics import channel_statistics, fingerprint
 from thriftnet.errors import DataError, StorageError
 
+from .test_cifar import written
 from .test_image_folder import folder, picture
+from .test_parquet import pixels, write
 
 
 def test_facts_are_of_the_training_split_and_counts_of_both(tmp_path: Path) -> None:
@@ -47,6 +50,25 @@ def test_without_a_test_split(tmp_path: Path) -> None:
     assert info.test is None
     assert "no test split" in info.text()
     assert list(info.as_dict()["splits"]) == ["train"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "npz", "cifar"])
+def test_a_test_split_without_labels_is_counted_as_that(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        write(tmp_path / "train.parquet", pixels(4), [0, 1, 0, 1])
+        write(tmp_path / "test.parquet", pixels(3), [-1, -1, -1])
+    elif form == "npz":
+        np.savez(tmp_path / "x.npz", x_train=pixels(4), y_train=[0, 1, 0, 1], x_test=pixels(3), y_test=[-1, -1, -1])
+    else:
+        made = written(0, per_file=20)
+        made.labels = {name: np.arange(20) % 10 for name in made.images}
+        made.images["test_batch"], made.labels["test_batch"] = made.images["test_batch"][:3], np.full(3, -1)
+        made.unpacked(tmp_path)
+    info = describe(open_source(str(tmp_path / "x.npz" if form == "npz" else tmp_path)))
+    assert (info.test, info.unlabelled_test_images) == (None, 3)
+    assert "training images and 3 test images without labels (they can only be predicted)" in info.text()
+    assert info.as_dict()["unlabelled_test_images"] == 3
+    assert info.text().splitlines()[-1].endswith(" -")  # not 0: nobody knows
 
 
 def test_the_sheet_shows_the_first_ten_images_of_each_class(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thriftnet.data.npz import NpzSource
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UnlabelledError
 
 
 def some(count: int, seed: int = 0, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
@@ -75,6 +75,16 @@ def test_training_arrays_alone_have_no_test_split(tmp_path: Path) -> None:
     assert len(source.train()) == 4
     assert not source.has_test
     with pytest.raises(DataError, match="has no x_test and y_test; add them"):
+        source.test()
+
+
+def test_a_test_split_without_labels_is_said(tmp_path: Path) -> None:
+    path = saved(tmp_path, x_train=some(2), y_train=np.array([0, 1]), x_test=some(3), y_test=np.full((3, 1), -1))
+    source = NpzSource(path)
+    assert len(source.train()) == 2
+    with pytest.raises(
+        UnlabelledError, match=r"set\.npz: y_test: 3 images without labels; training and evaluation need"
+    ):
         source.test()
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from thriftnet.data import open as opening
 from thriftnet.data.open import open_source
@@ -55,6 +56,33 @@ def test_the_location_opens_the_same_set_from_anywhere(tmp_path: Path, monkeypat
     assert len(open_source(location).train()) == 15
 
 
+@pytest.mark.parametrize("form", ["parquet", "npz", "archive", "folder", "pictures"])
+def test_the_location_is_the_path_as_given_through_links(tmp_path: Path, form: str) -> None:
+    # The hub's cache keeps files as blobs without a suffix, and links to them under their names.
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    if form == "parquet":
+        write(blobs / "0a1b", pixels(10), [0, 1] * 5)
+        link = tmp_path / "set.parquet"
+    elif form == "npz":
+        np.savez(blobs / "x.npz", images=pixels(10), labels=np.arange(10) % 2)
+        (blobs / "x.npz").rename(blobs / "0a1b")
+        link = tmp_path / "set.npz"
+    elif form == "archive":
+        written(1).packed(blobs, "0a1b")
+        link = tmp_path / "cifar.tar.gz"
+    else:
+        made = written(0).unpacked(blobs) if form == "folder" else folder(blobs / "pets")
+        made.rename(blobs / "0a1b")
+        link = tmp_path / "set"
+    link.symlink_to(blobs / "0a1b")
+    source = open_source(str(link))
+    assert source.location == str(link)
+    train = source.train()
+    for location in (source.location, str(blobs / "0a1b")):  # a run may have stored either
+        assert torch.equal(open_source(location).train().images, train.images)
+
+
 def test_a_home_folder_may_be_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     folder(tmp_path / "pictures")
@@ -93,6 +121,12 @@ def test_files_of_no_known_kind_are_said(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"x\.zip is of no known kind; give a \.parquet, \.npz or CIFAR \.tar\.gz file"):
         open_source(str(path))
+
+
+def test_one_file_of_cifar_is_told_its_folder(tmp_path: Path) -> None:
+    place = written(3).unpacked(tmp_path)
+    with pytest.raises(DataError, match=rf"test\.bin is one of the files of CIFAR; give the folder .* {place}$"):
+        open_source(str(place / "test.bin"))
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:

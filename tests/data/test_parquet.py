@@ -16,7 +16,7 @@ from PIL import Image
 
 from thriftnet.data.parquet import ParquetSource
 from thriftnet.data.statistics import channel_statistics
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UnlabelledError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -75,16 +75,6 @@ def test_train_and_test_in_several_shards(tmp_path: Path) -> None:
     assert (source.format, source.location, source.has_test, source.notes) == ("parquet", str(tmp_path), True, ())
 
 
-@pytest.mark.parametrize("place", ["data", "plain_text"])
-def test_the_only_subfolder_is_looked_into(tmp_path: Path, place: str) -> None:
-    write(tmp_path / place / "train-00000-of-00001.parquet", pixels(2), [0, 1])
-    write(tmp_path / ".cache" / "train-00000-of-00001.parquet", pixels(2), [0, 1])
-    assert len(ParquetSource(tmp_path).train()) == 2
-    write(tmp_path / "other" / "train-00000-of-00001.parquet", pixels(2), [0, 1])
-    with pytest.raises(DataError, match=f"several sets: .*{place}.*; give one of these folders"):
-        ParquetSource(tmp_path)
-
-
 @pytest.mark.parametrize("kind", [STRUCT, pa.binary(), pa.large_binary()], ids=["struct", "binary", "large"])
 @pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
 def test_column_names_and_types(tmp_path: Path, kind: pa.DataType, image: str, label: str) -> None:
@@ -136,18 +126,6 @@ def test_a_training_file_alone_has_no_test_split(tmp_path: Path) -> None:
         source.test()
 
 
-def test_validation_stands_in_for_test_and_is_left_out_beside_it(tmp_path: Path) -> None:
-    write(tmp_path / "train.parquet", pixels(2), [0, 1])
-    write(tmp_path / "validation.parquet", pixels(1, seed=1), [1])
-    source = ParquetSource(tmp_path)
-    assert len(source.test()) == 1
-    assert source.notes == ("validation-*.parquet is used as the test split",)
-    write(tmp_path / "test.parquet", pixels(2, seed=2), [1, 0])
-    source = ParquetSource(tmp_path)
-    assert len(source.test()) == 2
-    assert source.notes == ("validation-*.parquet is not used",)
-
-
 def test_training_decodes_no_test_image(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", pixels(2), [0, 1])
     write(tmp_path / "test.parquet", pixels(2), [0, 1], damaged=0)
@@ -186,16 +164,154 @@ def test_without_images_the_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="has no column img or image, only text, label; rename"):
         ParquetSource(tmp_path)
-    pq.write_table(pa.table({"img": ["a"], "label": [0]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="column img is string, not encoded images"):
+    pq.write_table(pa.table({"img": [1], "label": [0]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="column img is int64, not encoded images"):
         ParquetSource(tmp_path)
+    pq.write_table(pa.table({"photo": [b""], "mask": [b""], "label": [0]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="only photo, mask, label; rename photo or mask to image"):
+        ParquetSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "b.png"}], STRUCT),
+        pa.array([{"path": "a.png"}, {"path": "b.png"}]),
+        pa.array(["a.png", "b.png"]),
+    ],
+)
+def test_paths_alone_are_no_images(tmp_path: Path, column: pa.Array) -> None:
+    pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"column image holds the paths of images, not the images; give the folder"):
+        ParquetSource(tmp_path).train()
+
+
+def several_columns(path: Path, images: Sequence[str], labels: Sequence[str]) -> Path:
+    """Different images and labels in every column, the first ones 0 and 1."""
+    columns = [pa.array([png(array) for array in pixels(2, seed=at)]) for at, _ in enumerate(images)]
+    columns += [pa.array([at, at + 1]) for at, _ in enumerate(labels)]
+    pq.write_table(pa.Table.from_arrays(columns, [*images, *labels]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "note"),
+    [
+        (["image", "mask"], ["label"], "images are column image, labels label; not used: mask"),
+        (["img", "image"], ["label"], "images are column img, labels label; not used: image"),
+        (["img"], ["fine_label", "coarse_label"], "images are column img, labels fine_label; not used: coarse_label"),
+        (["img"], ["label", "fine_label"], "images are column img, labels label; not used: fine_label"),
+    ],
+)
+def test_of_several_columns_the_known_name_is_used_and_the_others_are_told(
+    tmp_path: Path, images: list[str], labels: list[str], note: str
+) -> None:
+    source = ParquetSource(several_columns(tmp_path / "train.parquet", images, labels))
+    assert source.notes == (note,)
+    assert np.array_equal(source.train().images.numpy(), pixels(2).transpose(0, 3, 1, 2))
+    assert source.train().labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("images", "labels"), [(["img", "img"], ["label"]), (["img"], ["label", "label"])])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, images: list[str], labels: list[str]) -> None:
+    path = several_columns(tmp_path / "train.parquet", images, labels)
+    with pytest.raises(DataError, match=r"train\.parquet has 2 columns named (img|label); keep one, or rename the oth"):
+        ParquetSource(path)
+
+
+def test_all_files_have_the_same_column_of_labels(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", pixels(2), [0, 1], label="fine_label")
+    several_columns(tmp_path / "test.parquet", ["img"], ["label", "fine_label"])
+    with pytest.raises(DataError, match="has label 2 at row 1"):  # those of fine_label are 1 and 2
+        ParquetSource(tmp_path).test()
+    write(tmp_path / "test.parquet", pixels(2), [0, 1], label="label")
+    with pytest.raises(DataError, match=r"test\.parquet has no column fine_label, only img, label"):
+        ParquetSource(tmp_path)
+
+
+class TestClassNames:
+    """The test split, and every shard, may list the classes in another order."""
+
+    def test_are_matched_by_name(self, tmp_path: Path) -> None:
+        write(tmp_path / "train-00000-of-00002.parquet", pixels(2), [0, 1], names=["cat", "dog"])
+        write(tmp_path / "train-00001-of-00002.parquet", pixels(2), [0, 1], names=["dog", "cat"])
+        write(tmp_path / "test.parquet", pixels(3), [0, 1, 1], names=["dog", "cat"])
+        source = ParquetSource(tmp_path)
+        assert source.class_names == ("cat", "dog")
+        assert source.train().labels.tolist() == [0, 1, 1, 0]
+        assert source.test().labels.tolist() == [1, 0, 0]
+        assert source.notes == (
+            "the train split lists its classes in another order: matched by name",
+            "the test split lists its classes in another order: matched by name",
+        )
+
+    def test_of_fewer_classes_are_matched_too(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", pixels(3), [0, 1, 2], names=["cat", "cow", "dog"])
+        write(tmp_path / "test.parquet", pixels(2), [0, 1], names=["cow", "dog"])
+        assert ParquetSource(tmp_path).test().labels.tolist() == [1, 2]
+        write(tmp_path / "test.parquet", pixels(2), [0, 2], names=["cow", "dog"])
+        with pytest.raises(DataError, match=r"test\.parquet has label 2 at row 1, but 2 classes"):
+            ParquetSource(tmp_path).test()
+
+    @pytest.mark.parametrize("names", [["cat", "fox"], ["dog", "dog"]])
+    def test_that_do_not_fit_are_refused_before_training(self, tmp_path: Path, names: list[str]) -> None:
+        write(tmp_path / "train.parquet", pixels(2), [0, 1], names=["cat", "dog"])
+        write(tmp_path / "test.parquet", pixels(2), [0, 1], names=names)
+        with pytest.raises(
+            DataError, match=rf"test\.parquet has the classes {', '.join(names)}, the training split cat, dog; give"
+        ):
+            ParquetSource(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("named", "note"),
+        [
+            ("train", "files of the test split name no classes: their labels are taken by number"),
+            ("test", "the test split names its classes, the training split does not: its labels are taken by number"),
+        ],
+    )
+    def test_of_one_split_alone_are_told(self, tmp_path: Path, named: str, note: str) -> None:
+        for split in ("train", "test"):
+            write(tmp_path / f"{split}.parquet", pixels(2), [0, 1], names=["cat", "dog"] if split == named else None)
+        source = ParquetSource(tmp_path)
+        assert source.test().labels.tolist() == [0, 1]
+        assert source.notes == (note,)
+
+    def test_in_json_that_is_nested_too_deep_are_none(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", pixels(2), [0, 1])
+        table = pq.read_table(tmp_path / "train.parquet").replace_schema_metadata({"huggingface": "[" * 100_000})
+        pq.write_table(table, tmp_path / "train.parquet")
+        assert ParquetSource(tmp_path).class_names == ("0", "1")
+
+    def test_from_folders_in_paths_are_matched_by_folder(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.parquet", pixels(2), [0, 1], paths=["cat/1.png", "dog/1.png"])
+        for paths, expected in (
+            (["x/dog/1.png", "x/cat/2.png"], [1, 0]),
+            (["test/1.png", "test/2.png"], [0, 1]),  # no folders of classes
+        ):
+            write(tmp_path / "test.parquet", pixels(2), [0, 1], paths=paths)
+            assert ParquetSource(tmp_path).test().labels.tolist() == expected
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], [None, None], None])
+def test_a_test_split_without_labels_is_said_and_training_goes_on(tmp_path: Path, labels: list[Any] | None) -> None:
+    write(tmp_path / "train.parquet", pixels(2), [0, 1])
+    write(tmp_path / "test.parquet", pixels(2), labels)
+    source = ParquetSource(tmp_path)
+    assert len(source.train()) == 2
+    with pytest.raises(UnlabelledError, match=r"test\.parquet: 2 images without labels; training and evalu") as caught:
+        source.test()
+    assert caught.value.images == 2
+    write(tmp_path / "test.parquet", pixels(2), [0, -1])
+    with pytest.raises(DataError, match=r"test\.parquet row 1 has label = -1"):
+        ParquetSource(tmp_path).test()
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["cat", "dog"], "column label is string; labels must be integers"),
-        ([0.0, 1.0], "column label is double; labels must be integers"),
+        (["cat", "dog"], "column label is string; labels must be integers from 0, and the texts the names of a Cla"),
+        ([0.0, 1.0], "column label is double; labels must be integers from 0; cast them to int64"),
+        ([[0, 1], [1, 0]], r"column label is list<.*>; labels must be integers from 0; of one-hot rows keep the pl"),
         ([0, None], r"train\.parquet row 1 has label = None; every row needs a label from 0"),
         ([0, -1], r"train\.parquet row 1 has label = -1"),
     ],
@@ -231,14 +347,6 @@ def test_damage_inside_a_file_is_named(tmp_path: Path) -> None:
     source = ParquetSource(path)
     with pytest.raises(DataError, match=r"train\.parquet is damaged \(.+\); download it again"):
         source.train()
-
-
-def test_missing_shards_are_counted(tmp_path: Path) -> None:
-    for shard in (0, 2):
-        write(tmp_path / f"train-0000{shard}-of-00003.parquet", pixels(1), [0])
-    for path in (tmp_path, tmp_path / "train-00000-of-00003.parquet"):
-        with pytest.raises(DataError, match=r"holds . of the 3 shards of train; give the folder with all of them"):
-            ParquetSource(path)
 
 
 def test_images_of_several_sizes_need_a_side(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from thriftnet.data.prediction_input import Unlabelled, read_unlabelled
 from thriftnet.errors import DataError
 
+from .test_cifar import written
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
 
 
@@ -188,17 +190,62 @@ def test_npz(tmp_path: Path, key: str) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("renamed", [None, "mine.dat"])
+def test_one_file_of_cifar_in_each_of_its_layouts(tmp_path: Path, which: int, renamed: str | None) -> None:
+    made = written(which)
+    for name in (made.layout.train[0], made.layout.test):
+        path = tmp_path / (renamed or name)
+        path.write_bytes(made.batch(name))
+        found = read(path)
+        assert np.array_equal(found.images.numpy(), made.images[name].reshape(-1, 3, 32, 32))
+        assert found.ids == (0, 1, 2)
+        first = (
+            f"3 records of {made.layout.name}" if made.layout.label_bytes else "3x3072: flat rows, channel by channel"
+        )
+        assert found.notes == (first, "the labels in the file are not used", "no ids: images are numbered from 0")
+    assert read(path, channels=1, side=16).images.shape == (3, 1, 16, 16)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 3000, b"\x0b" + b"\x00" * 3072])
+def test_a_binary_file_that_is_not_cifars_is_told_the_sizes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "test.bin").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"test\.bin has [\d,]+ bytes .* neither records of 3073 \(CIFAR-10\) nor 3074 "
+    ):
+        read(tmp_path / "test.bin")
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"\.tar\.gz is an archive; unpack it and give one file or a folder of it: a fold"
+    ):
+        read(written(0).packed(tmp_path))
+
+
+def test_links_to_files_without_a_suffix(tmp_path: Path) -> None:
+    made = parquet(tmp_path / "x.parquet")
+    made.rename(tmp_path / "0a1b")
+    assert np.array_equal(read(tmp_path / "0a1b").images.numpy(), IMAGES)
+
+
 def test_what_is_nothing_of_this_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is nothing at .*missing; give a pickle, a folder of images"):
+    with pytest.raises(DataError, match=r"there is nothing at .*missing; give a folder of images, an image"):
         read(tmp_path / "missing")
     with pytest.raises(DataError, match=r"has no images; PNG, JPEG and WebP can be predicted"):
         read(tmp_path)
     # What cannot be looked at is absent to Python 3.14.
     with pytest.raises(DataError, match=r"cannot be opened \(.*too long|there is nothing at .*x"):
         read(tmp_path / ("x" * 1000))
-    (tmp_path / "x.csv").write_text("ID,Label\n")
-    with pytest.raises(DataError, match=r"x\.csv is no readable pickle"):
-        read(tmp_path / "x.csv")
+    for name, content in (("x.csv", b"ID,Label\n"), ("x.zip", b"PK\x03\x04"), ("x.npy", b"\x93NUMPY"), ("y.txt", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(
+            DataError, match=rf"{name} is nothing that can be predicted; give a folder of images, an im"
+        ):
+            read(tmp_path / name)
+    (tmp_path / "x.pkl").write_bytes(b"no pickle")
+    with pytest.raises(DataError, match=r"x\.pkl is no readable pickle"):
+        read(tmp_path / "x.pkl")
     empty = parquet(tmp_path / "x.parquet")
     pq.write_table(pq.read_table(empty).slice(0, 0), empty)
     with pytest.raises(DataError, match="has no rows; there is nothing to predict"):

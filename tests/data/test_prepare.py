@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,9 +11,12 @@ from hypothesis import strategies as st
 
 from thriftnet.config import DataConfig
 from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.open import open_source
 from thriftnet.data.prepare import prepare
 from thriftnet.data.statistics import channel_statistics, fingerprint
 from thriftnet.errors import DataError
+
+from .test_parquet import pixels, write
 
 
 class Sealed(Source):
@@ -111,3 +116,24 @@ def test_a_constant_channel_cannot_be_normalised_unless_the_recipe_says_how() ->
     with pytest.raises(DataError, match="channel 1 is the same in every pixel"):
         prepare(source, DataConfig(), "last", 0)
     prepare(source, DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), "last", 0)
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (range(1, 11), "has labels that begin at 1, and must begin at 0; subtract 1 from each"),
+        (
+            [0, 1, 2, 5],
+            r"has no training image of label 3, 4, though labels go up to 5; number them from 0 without gaps",
+        ),
+    ],
+)
+def test_labels_that_do_not_count_from_0_are_told_the_fix(tmp_path: Path, form: str, labels: Any, message: str) -> None:
+    labels = list(labels) * 5
+    if form == "npz":
+        np.savez(tmp_path / "x.npz", images=pixels(len(labels)), labels=labels)
+    else:
+        write(tmp_path / "x.parquet", pixels(len(labels)), labels)
+    with pytest.raises(DataError, match=rf"x\.{form} {message}"):
+        prepare(open_source(str(tmp_path / f"x.{form}")), DataConfig(), "last", 0)

@@ -256,6 +256,7 @@ def _read_cifar_binary(content: bytes, folder: Path) -> None:
     source = open_source(str(folder))
     _read_all(source)
     assert len(source.train()) == len(content) // 3073 + 4
+    _check_input(folder / "data_batch_1.bin")
 
 
 @lru_cache

@@ -472,6 +472,18 @@ class TestFolder:
             run_here(search, StopRequest())
             assert results(search) == found
 
+    def test_the_same_data_through_a_link_goes_on(self, place: Place) -> None:
+        found = place.run(GRID, changes=["training.epochs=1"])
+        (place.folder / "link.npz").symlink_to(place.data)
+        study = load(str(place.out / "study.toml"))
+        with open_search(place.out, study, str(place.folder / "link.npz"), None, print) as search:
+            assert results(search) == found
+        with (
+            pytest.raises(StudyError, match="holds a study with --data"),
+            open_search(place.out, study, str(place.folder / "other.npz"), None, print),
+        ):
+            pass
+
     def test_a_folder_with_something_else_is_refused_and_kept(self, place: Place) -> None:
         place.out.mkdir()
         (place.out / "thesis.txt").write_text("years of work")

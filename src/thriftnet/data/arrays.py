@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UnlabelledError
 
 
 def as_images(array: np.ndarray, where: str) -> tuple[Tensor, str]:
@@ -38,14 +39,25 @@ def as_images(array: np.ndarray, where: str) -> tuple[Tensor, str]:
 
 
 def as_labels(array: np.ndarray, where: str, count: int) -> Tensor:
-    """int64 [count] from integers [count] or [count, 1]. Raises DataError for anything else or a negative label."""
+    """int64 [count] from integers [count] or [count, 1].
+
+    Raises DataError for anything else or a negative label, UnlabelledError where all are -1.
+    """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (count,):
         shape = "x".join(map(str, array.shape)) or "of one number"
-        raise DataError(f"{where} has shape {shape}; {count} images need {count} labels, one each")
+        fix = ": of one-hot rows keep the place of the one (argmax(1))" if _is_one_hot(array) else ""
+        raise DataError(f"{where} has shape {shape}; {count} images need {count} labels, one each{fix}")
     if array.dtype.kind not in "iu":
-        raise DataError(f"{where} holds {array.dtype}; labels must be whole numbers from 0")
+        fix = (
+            "numpy.unique(labels, return_inverse=True) gives class_names and numbers"
+            if array.dtype.kind in "US"
+            else "save them as int64"
+        )
+        raise DataError(f"{where} holds {array.dtype}; labels must be whole numbers from 0: {fix}")
+    if count and (array == -1).all():
+        raise UnlabelledError(where, count)
     if count and int(array.min()) < 0:
         raise DataError(f"{where} has {int(array.min())} at {int(array.argmin())}; labels must be whole numbers from 0")
     return torch.from_numpy(array.astype(np.int64))
@@ -65,13 +77,31 @@ def numbered_classes(labels: Tensor, where: str) -> tuple[str, ...]:
     return tuple(map(str, range(highest + 1)))
 
 
+def numbering_fault(counts: Sequence[int]) -> str:
+    """What is wrong with made-up class names where `counts`, the images of labels 0, 1, ..., has zeros, and the fix."""
+    unused = [label for label, count in enumerate(counts) if count == 0]
+    if unused == list(range(len(unused))):
+        return f"labels that begin at {len(unused)}, and must begin at 0; subtract {len(unused)} from each"
+    shown = ", ".join(map(str, unused[:3])) + (", ..." if len(unused) > 3 else "")
+    return (
+        f"no training image of label {shown}, though labels go up to {len(counts) - 1}; number them from 0 without "
+        "gaps (numpy.unique(labels, return_inverse=True)[1])"
+    )
+
+
 def check_label_range(labels: Tensor, classes: int, where: str) -> None:
     """Raise DataError where a label names no class."""
     if len(labels) and int(labels.max()) >= classes:
-        row = int(labels.argmax())
+        row, lowest = int(labels.argmax()), int(labels.min())
+        fix = f"; labels must begin at 0, these begin at {lowest}: subtract {lowest} from each" if lowest else ""
         raise DataError(
             f"{where} has label {int(labels.max())} at row {row}, but {classes} classes (0 to {classes - 1})"
+            f"{fix if int(labels.max()) - lowest < classes else ''}"
         )
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    return array.ndim == 2 and array.dtype.kind in "biuf" and bool(((array == 1).sum(1) == 1).all())
 
 
 def _bytes_of(array: np.ndarray, where: str) -> np.ndarray:

@@ -23,12 +23,14 @@ from thriftnet.data.arrays import as_images, as_labels, check_label_range
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import read_file
+from thriftnet.data.place import as_given
 from thriftnet.data.safe_pickle import field, load_pickle
 from thriftnet.errors import DataError
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE * SIDE
-ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar")
+_SUPERCLASSES = 20
+"""Of CIFAR-100: the label before the class."""
 MOST_ARCHIVE_BYTES = 512 * 2**20
 """Of an archive when unpacked: three times CIFAR, a second of decompressing."""
 MOST_MEMBERS = 1_000
@@ -95,6 +97,7 @@ def _layouts() -> tuple[Layout, ...]:
 
 
 LAYOUTS = _layouts()
+FILE_NAMES = frozenset(name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta))
 
 
 def find_cifar_folder(folder: Path) -> Path | None:
@@ -109,13 +112,25 @@ def find_cifar_folder(folder: Path) -> Path | None:
     return None
 
 
+def images_of_records(content: bytes, name: str) -> tuple[Tensor, Layout] | None:
+    """(uint8 [N, 3, 32, 32], the layout) of one file of a binary layout, or None where its size or labels fit none.
+
+    `name`, the file's, decides where both layouts fit.
+    """
+    fitting = [layout for layout in LAYOUTS if layout.label_bytes and _fits(content, layout)]
+    if not fitting:
+        return None
+    layout = min(fitting, key=lambda each: name not in (*each.train, each.test))
+    return _pixels(_records(content, layout), layout), layout
+
+
 class CifarSource(Source):
     """A folder found by `find_cifar_folder`, or a tar.gz. Opening a damaged or incomplete one raises DataError."""
 
     def __init__(self, path: Path, image_side: int | None = None) -> None:
         """`image_side`: pixels to resize to; None keeps 32."""
         self._path, self._side = path, image_side or SIDE
-        self.location = str(path.resolve())
+        self.location = as_given(path)
         names = _known_files(path) if path.is_dir() else self._archive_names()
         layout = _match(names)
         if layout is None:
@@ -168,11 +183,10 @@ class CifarSource(Source):
             raise DataError(
                 f"{where} has {len(content):,} bytes, not a whole number of records of {record}; {self._again()}"
             )
-        records = np.frombuffer(content, np.uint8).reshape(-1, record)
+        records = _records(content, self._layout)
         labels = torch.from_numpy(records[:, self._layout.label_bytes - 1].astype(np.int64))
         check_label_range(labels, len(self.class_names), where)
-        images = records[:, self._layout.label_bytes :].copy()
-        return torch.from_numpy(images.reshape(-1, CHANNELS, SIDE, SIDE)), labels
+        return _pixels(records, self._layout), labels
 
     def _names_from(self, content: bytes) -> tuple[str, ...]:
         where = f"{self._path}: {self._layout.meta}"
@@ -263,14 +277,28 @@ class CifarSource(Source):
         return _again(self._layout.archive)
 
 
+def _records(content: bytes, layout: Layout) -> np.ndarray:
+    return np.frombuffer(content, np.uint8).reshape(-1, layout.label_bytes + PIXELS)
+
+
+def _pixels(records: np.ndarray, layout: Layout) -> Tensor:
+    return torch.from_numpy(records[:, layout.label_bytes :].copy().reshape(-1, CHANNELS, SIDE, SIDE))
+
+
+def _fits(content: bytes, layout: Layout) -> bool:
+    if not content or len(content) % (layout.label_bytes + PIXELS):
+        return False
+    labels = _records(content, layout)[:, : layout.label_bytes].max(0)
+    return bool((labels < [_SUPERCLASSES, layout.classes][-layout.label_bytes :]).all())
+
+
 def _again(archive: str) -> str:
     md5 = next((layout.md5 for layout in LAYOUTS if layout.archive == archive), None)
     return f"download {archive} again" + (f" (md5 of the complete file: {md5})" if md5 else "")
 
 
 def _known_files(folder: Path) -> set[str]:
-    names = {name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta)}
-    return {name for name in names if (folder / name).is_file()}
+    return {name for name in FILE_NAMES if (folder / name).is_file()}
 
 
 def _match(names: set[str]) -> Layout | None:

@@ -21,6 +21,7 @@ import torch
 
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.decode import ENDINGS, common_channels, decode_all
+from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
 
@@ -55,7 +56,7 @@ class ImageFolderSource(Source):
 
     def __init__(self, root: Path, image_side: int | None = None) -> None:
         """`image_side`: side in pixels of every image; None is 32."""
-        self.location = str(root.resolve())
+        self.location = as_given(root)
         self._root, self._side = root, image_side or DEFAULT_SIDE
         # A class may be called train too; then its images lie right in it.
         splits = [folder for folder in _folders(root) if folder.name.lower() == "train" and _folders(folder)]

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.prepare import check_images
 from thriftnet.data.statistics import channel_statistics, fingerprint
+from thriftnet.errors import UnlabelledError
 from thriftnet.storage import atomic_path
 
 IMAGES_PER_CLASS = 10
@@ -43,6 +44,9 @@ class DataInfo:
     notes: tuple[str, ...]
     train: SplitInfo
     test: SplitInfo | None
+    """None where there is none, and where its images have no labels."""
+    unlabelled_test_images: int
+    """Of a test split without labels."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
@@ -61,6 +65,7 @@ class DataInfo:
                 for name, split in splits.items()
                 if split is not None
             },
+            "unlabelled_test_images": self.unlabelled_test_images,
             "mean": list(self.mean),
             "std": list(self.std),
             "sha256": self.fingerprint,
@@ -68,13 +73,15 @@ class DataInfo:
 
     def text(self) -> str:
         """For a person: a few facts, then a line a class."""
-        tested = [0] * len(self.class_names) if self.test is None else self.test.per_class
+        tested = ["-"] * len(self.class_names) if self.test is None else [f"{count:,}" for count in self.test.per_class]
         channels, height, width = self.train.shape
         width_of_names = max(12, *map(len, self.class_names))
+        unlabelled = f"{self.unlabelled_test_images:,} test images without labels (they can only be predicted)"
+        without = unlabelled if self.unlabelled_test_images else "no test split"
         lines = [
             f"{self.location} ({self.format})",
             f"{len(self.class_names)} classes, {self.train.images:,} training images and "
-            + (f"{self.test.images:,} test images" if self.test else "no test split"),
+            + (f"{self.test.images:,} test images" if self.test else without),
             f"{width}x{height} pixels, {'grey' if channels == 1 else 'RGB'}, uint8",
             f"mean {_numbers(self.mean)}  std {_numbers(self.std)}  (training split, in [0, 1])",
             f"sha256 {self.fingerprint} (training split)",
@@ -83,7 +90,7 @@ class DataInfo:
         ]
         rows = zip(self.class_names, self.train.per_class, tested, strict=True)
         for label, (name, train, test) in enumerate(rows):
-            lines.append(f"{label:>5}  {name:<{width_of_names}} {train:>8,} {test:>8,}")
+            lines.append(f"{label:>5}  {name:<{width_of_names}} {train:>8,} {test:>8}")
         return "\n".join(lines)
 
 
@@ -95,13 +102,19 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
     train = source.train()
     check_images(train, source, image_side=None)
     mean, std = channel_statistics(train.images)
+    test, unlabelled = None, 0
+    try:
+        test = _count(source.test(), source) if source.has_test else None
+    except UnlabelledError as error:
+        unlabelled = error.images
     info = DataInfo(
         location=source.location,
         format=source.format,
         class_names=source.class_names,
         notes=source.notes,
         train=_count(train, source),
-        test=_count(source.test(), source) if source.has_test else None,
+        test=test,
+        unlabelled_test_images=unlabelled,
         mean=mean,
         std=std,
         fingerprint=fingerprint(train),

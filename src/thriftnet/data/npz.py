@@ -24,6 +24,7 @@ from thriftnet.data.arrays import as_images, as_labels, check_label_range, numbe
 from thriftnet.data.dataset import MOST_CLASSES, LabelledImages, Source
 from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import array_bytes, check_decompressed
+from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
 
@@ -101,7 +102,7 @@ class NpzSource(Source):
 
     def __init__(self, path: Path, image_side: int | None = None) -> None:
         """`image_side`: pixels to resize to; None keeps the images' own side."""
-        self.location = str(path.resolve())
+        self.location = as_given(path)
         self._arrays, self._side = NpzArrays(path), image_side
         train, test, whole = (self._pair(pairs) for pairs in (_TRAIN, _TEST, _WHOLE))
         found = train or whole

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from thriftnet.data.cifar import ARCHIVE_ENDINGS, CifarSource, find_cifar_folder
+from thriftnet.data.cifar import FILE_NAMES, CifarSource, find_cifar_folder
 from thriftnet.data.dataset import Source
 from thriftnet.data.digits import DigitsSource
 from thriftnet.data.download import ARCHIVES, fetch
 from thriftnet.data.image_folder import ImageFolderSource
 from thriftnet.data.npz import NpzSource
+from thriftnet.data.parquet_files import set_folders
+from thriftnet.data.place import kind_of
 from thriftnet.errors import DataError, nearest
 
 VARIABLE = "THRIFTNET_DATA"
@@ -48,19 +50,23 @@ def _open_folder(path: Path, image_side: int | None) -> Source:
     cifar = find_cifar_folder(path)
     if cifar is not None:
         return CifarSource(cifar, image_side)
-    if any(path.glob("*.parquet")) or any(path.glob("[!.]*/*.parquet")):
+    if set_folders(path):
         return _parquet(path, image_side)
     return ImageFolderSource(path, image_side)
 
 
 def _open_file(path: Path, image_side: int | None) -> Source:
-    name = path.name.lower()
-    if name.endswith(".parquet"):
+    kind = kind_of(path)
+    if kind == "parquet":
         return _parquet(path, image_side)
-    if name.endswith(".npz"):
+    if kind == "npz":
         return NpzSource(path, image_side)
-    if name.endswith(ARCHIVE_ENDINGS):
+    if kind == "archive":
         return CifarSource(path, image_side)
+    if path.name in FILE_NAMES:
+        raise DataError(
+            f"{path} is one of the files of CIFAR; give the folder of all of them, {path.absolute().parent}"
+        )
     raise DataError(
         f"{path} is of no known kind; give a .parquet, .npz or CIFAR .tar.gz file, or a folder (not a .zip)"
     )

@@ -2,22 +2,22 @@
 
 Image column `img` or `image`: a struct with `bytes` (and `path`), or plain binary. Label column `label` or
 `fine_label`. Class names come from the `huggingface` entry of the schema; else, where each image's `path` lies in a
-folder and folders and labels match one to one, from those folders; else they are the labels as text.
+folder and folders and labels match one to one, from those folders; else they are the labels as text. A file that lists
+the same classes in another order is matched by name.
 
-Files: one `.parquet`, or a folder (or its only subfolder) of `train-*.parquet` and `test-*.parquet` in any number of
-shards. Without `test-*`, `validation-*` or `val-*` is the test split; files of no such name are taken together and a
-fixed fifth of their rows is the test split.
+Files: one `.parquet`, or a folder as `parquet_files` says. Without a test split of its own, a validation split is it;
+files of no split's name are taken together and a fixed fifth of their rows is the test split. A test split whose labels
+are absent, or all -1, is unlabelled.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +29,14 @@ from thriftnet.data import decode
 from thriftnet.data.arrays import check_label_range, numbered_classes
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.limits import check_decompressed, check_images
+from thriftnet.data.parquet_files import find_files
+from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UnlabelledError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
-_SPLIT_NAME = re.compile(r"(train|test|validation|val)(?![a-z])", re.IGNORECASE)
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_SHOWN = 10
 _ROWS = 128
 """Read at once: decoding takes a thousand times longer, and one image may be as large as a photograph."""
 # A text that is not UTF-8 is a ValueError; pyarrow's own errors are of many more kinds than ArrowException.
@@ -64,14 +65,41 @@ class ParquetImages:
             _check_sizes(file.metadata, path)
         column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
         if column is None:
-            expected = " or ".join(IMAGE_COLUMNS)
+            holding = " or ".join(field.name for field in schema if _holds_images(field.type))
             raise DataError(
-                f"{path} has no column {expected}, only {', '.join(schema.names)}; rename that of the images"
+                f"{path} has no column {' or '.join(IMAGE_COLUMNS)}, only {', '.join(schema.names)}; rename "
+                f"{holding or 'that of the images'} to {IMAGE_COLUMNS[1]}"
             )
+        file = cls(path, column, schema, rows)
+        file.column_named(IMAGE_COLUMNS)
         kind = schema.field(column).type
-        if not (_is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)):
+        if _is_text(kind) or (pa.types.is_struct(kind) and {part.name for part in kind} == {"path"}):
+            raise file.only_paths()
+        if not _holds_images(kind):
             raise DataError(f"{path}: column {column} is {kind}, not encoded images (binary, or a struct with bytes)")
-        return cls(path, column, schema, rows)
+        return file
+
+    def column_named(self, names: Sequence[str]) -> str | None:
+        """The first of `names` that is a column. Raises DataError where several columns have that name."""
+        found = next((name for name in names if name in self.schema.names), None)
+        count = 0 if found is None else self.schema.names.count(found)
+        if count > 1:
+            raise DataError(f"{self.path} has {count} columns named {found}; keep one, or rename the others")
+        return found
+
+    def lacks(self, names: Sequence[str]) -> NoReturn:
+        """Raise DataError for the missing column of labels."""
+        raise DataError(
+            f"{self.path} has no column {' or '.join(names)}, only {', '.join(self.schema.names)}; "
+            f"training and evaluation need labels (prediction does not)"
+        )
+
+    def only_paths(self) -> DataError:
+        """What to raise where the images themselves are not in the file."""
+        return DataError(
+            f"{self.path}: column {self.column} holds the paths of images, not the images; give the folder that they "
+            "lie in, or store their bytes"
+        )
 
     @property
     def has_paths(self) -> bool:
@@ -89,8 +117,12 @@ class ParquetImages:
     def encoded(self) -> Iterator[bytes]:
         """Encoded images in row order; an absent one is empty, which no decoder accepts. Raises DataError."""
         column = self.column if _is_binary(self.schema.field(self.column).type) else f"{self.column}.bytes"
+        empty = self.has_paths and self.rows > 0
         for batch in self._batches(column):
+            empty = empty and not any(batch)
             yield from (value or b"" for value in batch)
+        if empty:
+            raise self.only_paths()
 
     def _batches(self, column: str) -> Iterator[list[Any]]:
         """The column's values, as many in all as the footer says."""
@@ -117,14 +149,18 @@ class ParquetSource(Source):
 
     def __init__(self, path: Path, image_side: int | None = None) -> None:
         """`image_side`: pixels to resize to; None keeps the images' own side."""
-        self.location = str(path.resolve())
+        self.location = as_given(path)
         self._side = image_side
-        splits, self.notes = _find_files(path)
+        splits, notes = find_files(path)
         self.has_test = "test" in splits or "all" in splits
         self._files = {split: [ParquetImages.open(file) for file in files] for split, files in splits.items()}
-        self._label_columns = {file.path: _label_column(file) for files in self._files.values() for file in files}
         naming = next(iter(self._files.values()))
-        self.class_names = self._names_in_schema(naming[0]) or self._names_in_paths(naming) or self._numbers(naming)
+        self._column = self._common_label_column(naming)
+        self._order: dict[Path, Tensor] = {}
+        names = next((names for file in naming if (names := self._names_in_schema(file))), ())
+        self._named_by_folders = not names and bool(names := self._names_in_folders(naming))
+        self.class_names = names or self._numbers(naming)
+        self.notes = (*notes, *self._match_classes(named=bool(names)), *_unused_columns(naming[0], self._column))
 
     def train(self) -> LabelledImages:
         """The training split."""
@@ -144,6 +180,8 @@ class ParquetSource(Source):
         labels = self._labels(self._files[split])
         if len(labels) == 0:
             raise DataError(f"{self.location} has no rows in its {split} split; download it again")
+        if split == "test" and self._named_by_folders:
+            labels = self._as_folders_say(labels, self._files[split])
         check_label_range(labels, len(self.class_names), f"{self.location}, split {split},")
         wanted = None if indices is None else np.isin(np.arange(len(labels)), indices.numpy())
         images = decode.decode_all(self._named(split, wanted), self._channels, self._side)
@@ -163,95 +201,142 @@ class ParquetSource(Source):
         return decode.common_channels(encoded for _, encoded in self._named(next(iter(self._files))))
 
     def _labels(self, files: Sequence[ParquetImages]) -> Tensor:
-        """int64 [rows of all files]. Raises DataError for an absent or negative one."""
-        labels: list[int] = []
-        for file in files:
-            column = self._label_columns[file.path]
-            for row, label in enumerate(file.values(column)):
+        """int64 [rows of all files], in the order of `class_names`. Raises DataError for an absent or negative one."""
+        labels: list[Tensor] = []
+        lacking = [self._column not in file.schema.names for file in files]
+        values = [
+            [None] * file.rows if lacks else file.values(self._column)
+            for file, lacks in zip(files, lacking, strict=True)
+        ]
+        count = sum(map(len, values))
+        if count and all(label in (None, -1) for each in values for label in each):
+            raise UnlabelledError(f"{files[0].path}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""), count)
+        for file, each in zip(files, values, strict=True):
+            for row, label in enumerate(each):
                 if not isinstance(label, int) or not 0 <= label < 2**63:
-                    raise DataError(f"{file.path} row {row} has {column} = {label}; every row needs a label from 0")
-                labels.append(label)
-        return torch.tensor(labels, dtype=torch.int64)
+                    raise DataError(
+                        f"{file.path} row {row} has {self._column} = {label}; every row needs a label from 0"
+                    )
+            found = torch.tensor(each, dtype=torch.int64)
+            order = self._order.get(file.path)
+            if order is not None:
+                check_label_range(found, len(order), str(file.path))
+            labels.append(found if order is None else order[found])
+        return torch.cat(labels)
+
+    def _common_label_column(self, naming: Sequence[ParquetImages]) -> str:
+        """Of the files that name the classes; all others have it too, or none of the test files has any."""
+        column = _label_column(naming[0]) or naming[0].lacks(LABEL_COLUMNS)
+        for files in self._files.values():
+            without = [file for file in files if _label_column(file, (column,)) is None]
+            labelled = files is naming or len(without) < len(files) or any(map(_label_column, without))
+            if without and labelled:
+                without[0].lacks((column,))
+        return column
 
     def _names_in_schema(self, file: ParquetImages) -> tuple[str, ...]:
         try:
             described = json.loads((file.schema.metadata or {}).get(b"huggingface", b"{}"))
-            names = described["info"]["features"][self._label_columns[file.path]]["names"]
-        except (ValueError, KeyError, TypeError):
+            names = described["info"]["features"][self._column]["names"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ()  # other software writes other things there, and names are a convenience
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
-    def _names_in_paths(self, files: Sequence[ParquetImages]) -> tuple[str, ...]:
+    def _match_classes(self, named: bool) -> list[str]:
+        """Find the order of `class_names` in every file's own; notes. Raises DataError for classes of other names."""
+        notes: list[str] = []
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        for split, file in ((split, file) for split, files in self._files.items() for file in files):
+            names, where = self._names_in_schema(file), "the set" if split == "all" else f"the {split} split"
+            if names == self.class_names or (not names and (not named or self._named_by_folders)):
+                continue
+            if not names:
+                notes.append(f"files of {where} name no classes: their labels are taken by number")
+            elif not named:
+                notes.append(f"{where} names its classes, the training split does not: its labels are taken by number")
+            elif len(set(names)) < len(names) or not set(names) <= set(numbers):
+                raise DataError(
+                    f"{file.path} has the classes {_some(names)}, the training split {_some(self.class_names)}; "
+                    "give a test split of the same classes, or the training file alone"
+                )
+            else:
+                self._order[file.path] = torch.tensor([numbers[name] for name in names])
+                notes.append(f"{where} lists its classes in another order: matched by name")
+        return list(dict.fromkeys(notes))
+
+    def _names_in_folders(self, files: Sequence[ParquetImages]) -> tuple[str, ...]:
+        folders = self._folders(files)
+        return (
+            tuple(folders[label] for label in sorted(folders)) if len(folders) == max(folders, default=-1) + 1 else ()
+        )
+
+    def _folders(self, files: Sequence[ParquetImages]) -> dict[int, str]:
+        """{label: the folder in its images' paths}, or nothing where these do not match one to one."""
         if not all(file.has_paths for file in files):
-            return ()
+            return {}
         paths = [str(path or "") for file in files for path in file.values(f"{file.column}.path")]
-        labels = self._labels(files).tolist()
         folders = [path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2] for path in paths]
-        pairs = set(zip(labels, folders, strict=True))
-        names = dict(pairs)
-        one_to_one = len(pairs) == len(names) == len(set(names.values())) == max(labels, default=-1) + 1
-        return tuple(names[label] for label in sorted(names)) if one_to_one and all(names.values()) else ()
+        pairs = set(zip(self._labels(files).tolist(), folders, strict=True))
+        found = dict(pairs)
+        return found if len(pairs) == len(found) == len(set(found.values())) and all(found.values()) else {}
+
+    def _as_folders_say(self, labels: Tensor, files: Sequence[ParquetImages]) -> Tensor:
+        """Labels by the folders in the paths, where these are the ones that named the classes."""
+        folders = self._folders(files)
+        if not folders or not set(folders.values()) <= set(self.class_names):
+            return labels
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return torch.tensor([numbers[folders[label]] for label in labels.tolist()], dtype=torch.int64)
 
     def _numbers(self, files: Sequence[ParquetImages]) -> tuple[str, ...]:
         return numbered_classes(self._labels(files), self.location)
 
 
-def _find_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """({split: its files in order}, notes); splits are `train` and `test`, or `all`. The first names the classes."""
-    if path.is_file():
-        found = [path]
-    else:
-        folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")]
-        holding = [folder for folder in folders if any(folder.glob("*.parquet"))]
-        if not holding:
-            raise DataError(f"{path} holds no .parquet file; give the folder that does")
-        if holding[0] != path and len(holding) > 1:
-            raise DataError(
-                f"{path} holds several sets: {', '.join(f.name for f in holding)}; give one of these folders"
-            )
-        found = sorted(holding[0].glob("*.parquet"))
-    by_name: dict[str, list[Path]] = {}
-    for file in found:
-        match = _SPLIT_NAME.match(file.stem)
-        by_name.setdefault(match[1].lower() if match else "all", []).append(file)
-    for files in by_name.values():
-        _check_shards(files, alone=path.is_file())
-    if set(by_name) == {"all"}:
-        return by_name, ("no test split of its own: a fixed stratified fifth of the rows is the test split",)
-    test = next((name for name in ("test", "validation", "val") if name in by_name), None)
-    splits = {"train": by_name.get("train"), "test": by_name[test] if test else None}
-    notes = [] if test in ("test", None) else [f"{test}-*.parquet is used as the test split"]
-    notes += [f"{name}-*.parquet is not used" for name in by_name if name not in ("train", "all", test)]
-    notes += [f"{file.name} is not used" for file in by_name.get("all", [])]
-    return {split: files for split, files in splits.items() if files}, tuple(notes)
-
-
-def _check_shards(files: Sequence[Path], alone: bool) -> None:
-    for file in files:
-        shard = _SHARD.search(file.stem)
-        expected = int(shard[2]) if shard else 1
-        if shard and expected != len(files) and not (alone and expected == 1):
-            raise DataError(
-                f"{file.parent} holds {len(files)} of the {expected} shards of {file.name[: shard.start()]}; "
-                f"give the folder with all of them, or download the missing ones"
-            )
-
-
-def _label_column(file: ParquetImages) -> str:
-    column = next((name for name in LABEL_COLUMNS if name in file.schema.names), None)
-    if column is None:
-        raise DataError(
-            f"{file.path} has no column {' or '.join(LABEL_COLUMNS)}, only {', '.join(file.schema.names)}; "
-            f"training and evaluation need labels (prediction does not)"
-        )
-    if not pa.types.is_integer(file.schema.field(column).type):
-        raise DataError(f"{file.path}: column {column} is {file.schema.field(column).type}; labels must be integers")
+def _label_column(file: ParquetImages, names: Sequence[str] = LABEL_COLUMNS) -> str | None:
+    """None where there is none. Raises DataError for one whose values are no labels."""
+    column = file.column_named(names)
+    kind = None if column is None else file.schema.field(column).type
+    if kind is not None and not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise DataError(f"{file.path}: column {column} is {kind}; labels must be integers from 0{_fix(kind)}")
     return column
+
+
+def _unused_columns(file: ParquetImages, label: str) -> list[str]:
+    """A note about further columns of images or labels, where there are any."""
+    images = [field.name for field in file.schema if _holds_images(field.type) and field.name != file.column]
+    labels = [
+        field.name
+        for field in file.schema
+        if pa.types.is_integer(field.type) and field.name.endswith(("label", "labels")) and field.name != label
+    ]
+    return [f"images are column {file.column}, labels {label}; not used: {', '.join(images + labels)}"] * bool(
+        images + labels
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _fix(kind: pa.DataType) -> str:
+    if _is_text(kind):
+        return ", and the texts the names of a ClassLabel (class_encode_column of datasets makes both)"
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+        return "; of one-hot rows keep the place of the one (argmax)"
+    return "; cast them to int64"
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    return _is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
 def _leaf(batch: pa.RecordBatch, column: str) -> pa.Array:
     array = batch.column(0)
     return array.field(column.partition(".")[2]) if "." in column else array
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

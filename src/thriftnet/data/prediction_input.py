@@ -4,6 +4,7 @@
     folder     every PNG, JPEG and WebP in and below it; ids are relative paths, in sorted order; one image works too
     .parquet   column `img` or `image`; ids from a column `id`, `ids` or `ID`, else row numbers from 0
     .npz       `images` (or `data`, `x_test`, `test_images`) and `ids`
+    CIFAR      one file of its binary or Python layout, such as test.bin or test_batch; its labels are not used
 
 Images of another size or with other channels than the network's are converted as `decode` says; for arrays, where every
 image has the same, a note says so.
@@ -21,13 +22,20 @@ import numpy as np
 from torch import Tensor
 
 from thriftnet.data.arrays import as_images
+from thriftnet.data.cifar import LAYOUTS, PIXELS, images_of_records
 from thriftnet.data.decode import ENDINGS, convert_all, decode_all
 from thriftnet.data.image_folder import find_images
+from thriftnet.data.limits import read_file
 from thriftnet.data.npz import NpzArrays
+from thriftnet.data.place import kind_of
 from thriftnet.data.safe_pickle import field, load_pickle, shortly
 from thriftnet.errors import DataError
 
 _NPZ_IMAGES = ("images", "data", "x_test", "test_images")
+_LABEL_KEYS = ("labels", "fine_labels")
+_LABELS_UNUSED = "the labels in the file are not used"
+_PICKLE_ENDINGS = ("", ".pkl", ".pickle", ".p")
+_TAKEN = "a folder of images, an image, a .parquet or .npz file, a pickle of data and ids, or one file of CIFAR"
 _SHOWN = 5
 _ID_COLUMNS = ("id", "ids", "ID")
 _NO_IDS = "no ids: images are numbered from 0"
@@ -55,14 +63,17 @@ def read_unlabelled(path: Path, channels: int, image_side: int) -> Unlabelled:
 
 def _read(path: Path, channels: int, image_side: int) -> Unlabelled:
     if not path.exists():
-        raise DataError(f"there is nothing at {path}; give a pickle, a folder of images, a .parquet or a .npz file")
+        raise DataError(f"there is nothing at {path}; give {_TAKEN}")
     if path.is_dir() or path.suffix.lower() in ENDINGS:
         return _from_files(path, channels, image_side)
-    if path.suffix.lower() == ".parquet":
+    kind = kind_of(path)
+    if kind == "parquet":
         return _from_parquet(path, channels, image_side)
-    if path.suffix.lower() == ".npz":
+    if kind == "npz":
         return _from_npz(path, channels, image_side)
-    return _from_pickle(path, channels, image_side)
+    if kind == "archive":
+        raise DataError(f"{path} is an archive; unpack it and give one file or a folder of it: {_TAKEN}")
+    return _from_bytes(path, read_file(path), channels, image_side)
 
 
 def _from_files(path: Path, channels: int, side: int) -> Unlabelled:
@@ -80,7 +91,7 @@ def _from_parquet(path: Path, channels: int, side: int) -> Unlabelled:
     from thriftnet.data.parquet import ParquetImages  # its library takes a moment to import
 
     file = ParquetImages.open(path)
-    column = next((name for name in _ID_COLUMNS if name in file.schema.names), None)
+    column = file.column_named(_ID_COLUMNS)
     ids = _checked_ids(file.values(column), file.rows, f"{path}: {column}") if column else tuple(range(file.rows))
     if not ids:
         raise DataError(f"{path} has no rows; there is nothing to predict")
@@ -98,21 +109,47 @@ def _from_npz(path: Path, channels: int, side: int) -> Unlabelled:
     return _from_array(arrays.read(key), ids, arrays.name(key), channels, side)
 
 
-def _from_pickle(path: Path, channels: int, side: int) -> Unlabelled:
-    content = load_pickle(path)
+def _from_bytes(path: Path, content: bytes, channels: int, side: int) -> Unlabelled:
+    if (found := images_of_records(content, path.name)) is not None:  # no pickle begins with a label of CIFAR
+        images, layout = found
+        notes = [f"{len(images)} records of {layout.name}", _LABELS_UNUSED]
+        return _converted(images, None, str(path), notes, channels, side)
+    is_pickle = content.startswith(b"\x80") or content.endswith(b".")  # protocols 2 to 5; every whole one
+    if not is_pickle and path.suffix.lower() == ".bin":
+        sizes = " nor ".join(
+            f"{layout.label_bytes + PIXELS} ({layout.name})" for layout in LAYOUTS if layout.label_bytes
+        )
+        raise DataError(
+            f"{path} has {len(content):,} bytes that are no file of CIFAR: neither records of {sizes}, each beginning "
+            "with its label; get it again"
+        )
+    if not is_pickle and path.suffix.lower() not in _PICKLE_ENDINGS:
+        raise DataError(f"{path} is nothing that can be predicted; give {_TAKEN}")
+    return _from_pickle(path, content, channels, side)
+
+
+def _from_pickle(path: Path, encoded: bytes, channels: int, side: int) -> Unlabelled:
+    content = load_pickle(encoded, str(path))
     if isinstance(content, np.ndarray):
         return _from_array(content, None, str(path), channels, side)
     data = field(content, "data") if isinstance(content, dict) else None
     if not isinstance(data, np.ndarray):
         keys = ", ".join(map(shortly, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"{path} holds {keys or 'nothing'}; expected a dict with b'data' (an array) and b'ids'")
-    return _from_array(data, field(content, "ids"), f"{path}: data", channels, side)
+    notes = [_LABELS_UNUSED] if any(field(content, key) is not None for key in _LABEL_KEYS) else []
+    return _from_array(data, field(content, "ids"), f"{path}: data", channels, side, notes)
 
 
-def _from_array(array: np.ndarray, ids: Any, where: str, channels: int, side: int) -> Unlabelled:
+def _from_array(
+    array: np.ndarray, ids: Any, where: str, channels: int, side: int, notes: Sequence[str] = ()
+) -> Unlabelled:
     images, layout = as_images(np.asarray(array), where)
+    return _converted(images, ids, where, [layout, *notes], channels, side)
+
+
+def _converted(images: Tensor, ids: Any, where: str, notes: list[str], channels: int, side: int) -> Unlabelled:
+    """`images`, uint8 [N, C, H, W], as the network wants them; what is done to them is added to `notes`."""
     found_channels, height, width = images.shape[1:]
-    notes = [layout]
     if (height, width) != (side, side):
         notes.append(f"resized from {width}x{height} to {side}x{side} pixels, which the network was trained on")
     if found_channels != channels:

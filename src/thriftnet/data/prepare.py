@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thriftnet.config import DataConfig
+from thriftnet.data.arrays import numbering_fault
 from thriftnet.data.dataset import MOST_CLASSES, LabelledImages, Source
 from thriftnet.data.decode import SIZE_FIX
 from thriftnet.data.splits import split_training
@@ -82,6 +83,8 @@ def check_images(data: LabelledImages, source: Source, image_side: int | None) -
         )
     counts = torch.bincount(data.labels, minlength=classes)
     empty = [name for name, count in zip(source.class_names, counts.tolist(), strict=True) if count == 0]
+    if empty and source.class_names == tuple(map(str, range(classes))):
+        raise DataError(f"{where} has {numbering_fault(counts.tolist())}")
     if empty:
         raise DataError(f"{where} has no training image of class {', '.join(empty[:3])}; add some or remove the class")
     _, channels, height, width = data.images.shape

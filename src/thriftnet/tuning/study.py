@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
+from thriftnet.data.place import same_place
 from thriftnet.errors import BudgetError, RecipeError, RunFolderError, StudyError
 from thriftnet.models.build import PAPER_CHANNELS, PAPER_CLASSES, build_on_meta, check_recipe_network, count_parameters
 from thriftnet.models.summary import summarize
@@ -525,7 +526,7 @@ def _check_same(folder: Path, study: ResolvedStudy, data: str, storage: str | No
         )
     given = {"data": data, "storage": None if storage is None else without_password(storage)}
     for what, value in given.items():
-        if facts[what] != value:
+        if facts[what] != value and not (what == "data" and same_place(facts[what], data)):
             raise StudyError(
                 f"{folder} holds a study with --{what} {facts[what] or 'none'}, not {value or 'none'}; give the same, "
                 "or choose another --out"
