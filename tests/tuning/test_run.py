@@ -64,6 +64,17 @@ def test_runs_shows_and_writes_figures_and_a_page(place: Place) -> None:
     assert (again.status, again.stderr) == (0, "")
 
 
+def test_a_study_of_which_every_trial_failed_says_so(place: Place) -> None:
+    (place.folder / "study.toml").write_text(
+        GRID.replace("optimizer.momentum = { values = [0.0, 0.9] }", "model.widths = { values = [[900, 900]] }"),
+        encoding="utf-8",
+    )
+    ended = thriftnet("study", "run", place.folder / "study.toml", "--data", place.data, "--out", place.out)
+    assert ended.status == 2
+    assert "thriftnet: all 2 trials failed, trial 0 because tiny has" in ended.stderr.splitlines()[-1]
+    assert thriftnet("study", "show", place.out).status == 0
+
+
 def test_a_study_is_drawn_while_it_runs_and_where_it_was_stopped(place: Place) -> None:
     figures = place.out / "figures"
     with place.search(GRID) as search:

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.training.conftest import tiny_recipe
 from tests.tuning.conftest import GRID, RANDOM, Place, make_place, results
 from thriftnet import campaign
+from thriftnet import recipe as recipes
 from thriftnet.errors import Interrupted, NonFiniteLossError, StorageError, StudyError
 from thriftnet.training.interruption import StopRequest
 from thriftnet.training.run_folder import RunFolder
@@ -247,6 +249,43 @@ class TestFailures:
             run_here(search, StopRequest())
             assert [trial.state.name for trial in search.trials()] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
             assert facts(search, 2)["reason"].startswith("the loss is nan in epoch 1, step 1")
+
+    @pytest.mark.parametrize(
+        ("axis", "reason"),
+        [
+            ('"augment.ops.1.pad_px" = { values = [16, 2] }', "pad_px = 16"),
+            ("data.train_images = { values = [2, 60] }", "data.train_images = 2 "),
+        ],
+    )
+    def test_what_the_images_make_impossible_fails_alone(self, place: Place, axis: str, reason: str) -> None:
+        recipe = tiny_recipe(
+            augment={"ops": [{"op": "horizontal_flip"}, {"op": "padded_crop", "pad_px": 2, "padding": "reflect"}]},
+            training={"epochs": 1},
+        )
+        (place.folder / "tiny.toml").write_text(recipes.to_toml(recipe), encoding="utf-8")
+        with place.search(GRID.split("[space]")[0] + f"[space]\n{axis}\n") as search:
+            run_here(search, StopRequest())
+            assert [trial.state.name for trial in search.trials()] == ["FAIL", "COMPLETE"]
+            assert reason in facts(search, 0)["reason"]
+
+    def test_a_fault_of_the_program_fails_the_trial_and_its_traceback_is_kept(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from thriftnet.training import loop
+
+        usual = loop.train_step
+
+        def breaks(learner: Any, *arguments: Any) -> Any:
+            if learner.optimizer_config.lr == 0.1:
+                raise ValueError("of our\nown making")
+            return usual(learner, *arguments)
+
+        monkeypatch.setattr(loop, "train_step", breaks)
+        with place.search(GRID) as search:
+            run_here(search, StopRequest())
+            assert [trial.state.name for trial in search.trials()] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+            assert facts(search, 2)["reason"].startswith("unexpected ValueError: of our own making; its traceback.txt")
+        assert "in breaks" in (place.out / "trials" / "0002" / "traceback.txt").read_text(encoding="utf-8")
 
     def test_an_objective_that_is_no_number_is_never_best(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         from thriftnet.training import loop

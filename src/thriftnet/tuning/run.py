@@ -43,7 +43,7 @@ def run_study(
     """Run `study` in `folder`, or go on with it, draw its figures and return what it found.
 
     Trackers named by `track` are told of every trial that is trained from now on. Raises Interrupted after a signal,
-    when everything found so far is recorded, and what the engines raise.
+    when everything found so far is recorded, StudyError where every trial has failed, and what the engines raise.
     """
     require(track)
     for note in (*study.notes, *source.notes):
@@ -61,6 +61,12 @@ def run_study(
             ) from None
     facts = read_study(folder, storage)
     draw_study_figures(facts, folder)
+    failed = facts.of_state("failed")
+    if failed and len(failed) == len(facts.trials):
+        raise StudyError(
+            f"all {len(failed)} trials failed, trial {failed[0].number} because {failed[0].reason}; change the study's "
+            f"space or its recipe, and begin again in another folder than {folder}"
+        )
     return facts
 
 

@@ -27,7 +27,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -408,20 +408,21 @@ def refused(study: ResolvedStudy, setting: dict[str, Any]) -> str | None:
     if not constraints:
         return None
     try:
-        recipe = study.recipe_of(setting)
+        measure = partial(_measured, study.recipe_of(setting))
+        return next((why for each in constraints if (why := each.refusal(measure)) is not None), None)
     except RecipeError:
         return None
 
-    def measure(name: str) -> Any:
-        if name == "parameters":
-            return count_parameters(recipe.model, PAPER_CHANNELS, PAPER_CLASSES)
-        if name == "macs":
-            side = recipe.data.image_side or USUAL_SIDE_PX
-            network = build_on_meta(recipe.model, PAPER_CHANNELS, PAPER_CLASSES)
-            return summarize(network, (PAPER_CHANNELS, side, side)).macs
-        return value_at(recipe, name)
 
-    return next((why for each in constraints if (why := each.refusal(measure)) is not None), None)
+def _measured(recipe: RecipeConfig, name: str) -> Any:
+    """What a constraint calls `name`. Raises RecipeError for a network that cannot be built."""
+    if name == "parameters":
+        return count_parameters(recipe.model, PAPER_CHANNELS, PAPER_CLASSES)
+    if name == "macs":
+        side = recipe.data.image_side or USUAL_SIDE_PX
+        network = build_on_meta(recipe.model, PAPER_CHANNELS, PAPER_CLASSES)
+        return summarize(network, (PAPER_CHANNELS, side, side)).macs
+    return value_at(recipe, name)
 
 
 def number_of(trial: FrozenTrial) -> int:

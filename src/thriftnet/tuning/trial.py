@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,8 +14,9 @@ from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import Source
 from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
-from thriftnet.errors import BudgetError, NonFiniteLossError, OutOfMemoryError
+from thriftnet.errors import BudgetError, DataError, NonFiniteLossError, OutOfMemoryError, RecipeError, ThriftnetError
 from thriftnet.run import Run
+from thriftnet.storage import write_atomic
 from thriftnet.tracking.display import TrackedDisplay, tracked
 from thriftnet.training.progress import Display, SilentDisplay
 from thriftnet.training.run_folder import RunFolder
@@ -50,6 +52,13 @@ class Outcome:
     """Of a failure."""
 
 
+_OF_THE_SETTING = (RecipeError, BudgetError, DataError, NonFiniteLossError, OutOfMemoryError)
+"""Errors that another setting need not meet: a DataError too, once the images are read, for it is then about what was
+asked of them."""
+TRACEBACK = "traceback.txt"
+"""In the run folder of a trial that failed as no setting should."""
+
+
 class _Pruned(Exception):
     pass
 
@@ -71,11 +80,12 @@ class _Reporting:
 def run_trial(job: Job, report: Report) -> Outcome:
     """Train `job` as far as it is not yet trained, reporting each new epoch.
 
-    Its figures are drawn for trackers alone: drawing takes longer than a short trial. A loss that became NaN, a network
-    over its budget and too little memory are a trial's own failure. Raises what else `train_missing` raises: such
-    errors would meet the other trials too.
+    Its figures are drawn for trackers alone: drawing takes longer than a short trial. What a setting makes impossible
+    is a trial's own failure: the study goes on with the others. So is a fault of the program, whose traceback is kept
+    in the trial's folder. Raises other ThriftnetErrors of `train_missing` and OSError, which would meet every trial.
     """
     source = kept_source(job.data, job.recipe.data.image_side)
+    source.train()  # data that cannot be read would fail every trial
     name = f"trial {job.number}"
     try:
         with tracked(Run(job.path), job.track, SilentDisplay(), job.study, name) as shown:
@@ -84,8 +94,15 @@ def run_trial(job: Job, report: Report) -> Outcome:
     except _Pruned:
         RunFolder(job.path).log("pruned")
         return Outcome("pruned")
-    except (NonFiniteLossError, BudgetError, OutOfMemoryError) as error:
+    except _OF_THE_SETTING as error:
         return Outcome("failed", " ".join(str(error).split()))
+    except (ThriftnetError, OSError):
+        raise
+    except Exception as error:
+        job.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(job.path / TRACEBACK, traceback.format_exc())
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return Outcome("failed", f"unexpected {what}; its {TRACEBACK} says where, please report it")
     return Outcome("completed")
 
 
