@@ -7,12 +7,14 @@ killed process leaves half a file under the real name. Every refusal of the oper
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from thriftnet.errors import StorageError
 
@@ -105,6 +107,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for a text that is none, or nested deeper than Python can follow."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def remove_partial_files(folder: Path) -> None:

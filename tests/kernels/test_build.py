@@ -110,6 +110,15 @@ def test_a_source_that_the_compiler_refuses(compiler: None, folder: Path) -> Non
     assert cached(folder) == []
 
 
+def test_a_compiler_whose_words_are_not_utf_8(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    compiler = folder / "c++"
+    compiler.write_bytes(b"#!/bin/sh\nprintf 'error: d\\351claration\\n' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(KernelsUnavailable, match="failed: error: d.claration; install a recent g"):
+        load_kernels("tiny")
+
+
 def test_a_cache_that_cannot_be_written(compiler: None, folder: Path) -> None:
     (folder / "cache").write_text("a file in the way")
     with pytest.raises(KernelsUnavailable, match="set THRIFTNET_CACHE"):

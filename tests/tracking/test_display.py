@@ -278,10 +278,11 @@ class TestResume:
         assert len(recorded.outcomes) == 1
         assert len(recorded.figures) == 3
 
-    def test_a_damaged_tracking_file_is_said(self, recorded: Recorded, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("wrong", [3, *({"id": "x", "epochs": of, "finished": False} for of in (-1, "1", 1.5))])
+    def test_a_damaged_tracking_file_is_said(self, recorded: Recorded, tmp_path: Path, wrong: object) -> None:
         with pytest.raises(Interrupted):
             train(tmp_path / "run", ["wandb"], Lines(stop_after=1))
-        RunFolder(tmp_path / "run").write_json("tracking.json", {"group": None, "trackers": {"wandb": 3}})
+        RunFolder(tmp_path / "run").write_json("tracking.json", {"group": None, "trackers": {"wandb": wrong}})
         with pytest.raises(RunFolderError, match=r"tracking\.json is damaged; restore it from a copy, or delete it"):
             train(tmp_path / "run", [])
 

@@ -12,7 +12,8 @@ ROW: dict[str, Any] = {
 }  # fmt: skip
 RESULT: dict[str, Any] = {
     "status": "completed", "recipe": "tiny", "parameters": 10, "seed": 0, "epochs": 1, "epochs_planned": 2,
-    "selection": "validation", "selected_epoch": 1, "selected": ROW, "elapsed_s": 1.5,
+    "selection": "validation", "selected_epoch": 1, "selected": ROW, "last": ROW, "training_images": 9,
+    "validation_images": 1, "elapsed_s": 1.5,
 }  # fmt: skip
 
 
@@ -37,6 +38,12 @@ def test_what_a_training_writes_is_accepted() -> None:
 def test_other_rows_are_named(rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         check_history(rows)
+
+
+@pytest.mark.parametrize("name", RESULT)
+def test_a_result_without_a_field_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: field required"):
+        check_file("result.json", {key: value for key, value in RESULT.items() if key != name})
 
 
 @pytest.mark.parametrize(

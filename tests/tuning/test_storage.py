@@ -8,9 +8,18 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState, create_trial
 
 from thriftnet.errors import StudyError
-from thriftnet.tuning.storage import JOURNAL, one_writer, open_storage, repair_journal, whole_part, without_password
+from thriftnet.tuning.storage import (
+    JOURNAL,
+    odd_records,
+    one_writer,
+    open_storage,
+    repair_journal,
+    whole_part,
+    without_password,
+)
 
 
 def states(folder: Path) -> list[str]:
@@ -28,10 +37,12 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("journal")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))), study_name="s")
-    for value in (1.0, 2.0):
-        trial = study.ask()
+    for number, value in enumerate((1.0, 2.0)):
+        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"number": number}))
+        trial = Trial(study, study.get_trials()[-1]._trial_id)
         trial.suggest_float("x", 0, 1)
         trial.report(value, 1)
+        trial.set_user_attr("facts", {"epochs": 1})
         study.tell(trial, value)
     return (folder / JOURNAL).read_bytes()
 
@@ -59,7 +70,10 @@ def test_cut_at_every_byte_it_is_read_again_and_can_be_appended_to(journal: byte
 def test_a_damaged_line_in_the_middle_ends_what_is_kept(journal: bytes, tmp_path: Path) -> None:
     lines = journal.splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], b"\0\0\0\n", *lines[3:]]))
-    with pytest.raises(StudyError, match=r"is damaged.*`thriftnet study run` repairs it"):
+    with (
+        pytest.raises(StudyError, match=r"is damaged.*`thriftnet study run` keeps what comes before"),
+        odd_records(tmp_path, None),
+    ):
         open_storage(tmp_path, None)
     assert repair_journal(tmp_path) == 4 + sum(map(len, lines[3:]))
     assert (tmp_path / JOURNAL).read_bytes() == b"".join(lines[:3])
@@ -88,7 +102,8 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
     url = "postgresql://user:secret@host/db"
     assert without_password(url) == "postgresql://host/db"
     assert without_password("sqlite:///studies.db") == "sqlite:///studies.db"
-    with pytest.raises(StudyError) as caught:
-        open_storage(tmp_path, "nonsense://user:secret@host/db")
+    nonsense = "nonsense://user:secret@host/db"
+    with pytest.raises(StudyError) as caught, odd_records(tmp_path, nonsense):
+        open_storage(tmp_path, nonsense)
     assert "secret" not in str(caught.value)
     assert "cannot be opened" in str(caught.value)

@@ -12,7 +12,6 @@ are absent, or all -1, is unlabelled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +32,7 @@ from thriftnet.data.parquet_files import find_files
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError, UnlabelledError
+from thriftnet.storage import parse_json
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -236,7 +236,7 @@ class ParquetSource(Source):
 
     def _names_in_schema(self, file: ParquetImages) -> tuple[str, ...]:
         try:
-            described = json.loads((file.schema.metadata or {}).get(b"huggingface", b"{}"))
+            described = parse_json((file.schema.metadata or {}).get(b"huggingface", b"{}"))
             names = described["info"]["features"][self._column]["names"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return ()  # other software writes other things there, and names are a convenience

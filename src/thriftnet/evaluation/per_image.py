@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from thriftnet.errors import RunFolderError
+from thriftnet.storage import parse_json
 
 _TENSORS = {"labels": torch.int32, "predicted": torch.int32, "true_class_probability": torch.float32}
 _TEXTS = ("location", "images_sha256", "weights_sha256")
@@ -51,7 +51,7 @@ def decode_per_image(content: bytes, path: Path) -> PerImageResults:
     try:
         tensors = load(content)
         # Where the metadata are is not in safetensors' interface for bytes: the header is JSON after its length.
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
         texts = {name: str(header["__metadata__"][name]) for name in _TEXTS}
         tensors = {name: tensors[name] for name in _TENSORS}
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:

@@ -83,7 +83,9 @@ def _compile(compiler: list[str], flags: list[str], source: Path, openmp: Path) 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=COMPILE_TIMEOUT_S
+        )
     except subprocess.CalledProcessError as error:
         complaint = next((line for line in error.stderr.splitlines() if "error" in line), f"status {error.returncode}")
         raise KernelsUnavailable(f"{command[0]} failed: {complaint.strip()}; install a recent g++") from None

@@ -40,10 +40,14 @@ def study_finding(claim: StudyClaim, out: Path) -> str | None:
 def shift_finding(claim: ElsewhereClaim, rows: Sequence[Row]) -> str | None:
     """How far accuracy falls on shifted images, of the most faithful runs that `evaluate --shift` has measured.
 
-    `rows` are those of the accuracy that `claim` is held against. None where nothing was measured.
+    `rows` are those of the accuracy that `claim` is held against. None where nothing was measured. What keeps a
+    measurement from being read is the finding, as for a study.
     """
     for row in rows:
-        found = [shift for job in row.jobs if job.finished and (shift := stored_shift(job.run)) is not None]
+        try:
+            found = [shift for job in row.jobs if job.finished and (shift := stored_shift(job.run)) is not None]
+        except UserError as error:
+            return f"not read: {error}"
         if found:
             labels = [*row.shortened.labels, "one seed" if len(found) == 1 else f"{len(found)} seeds"]
             labels += ["test-selected"] if found[0].stored.context["test_selected"] else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from thriftnet.ledger.claims import AccuracyClaim, Claims, CurveClaim, Direction
 from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import summarize
 from thriftnet.run import Run
+from thriftnet.storage import parse_json
 from thriftnet.twins import narrow, shorten
 
 TWIN_WIDTH = 0.25
@@ -347,7 +347,7 @@ def read_requests(out: Path) -> list[Request]:
     if not path.is_file():
         return []
     try:
-        return [Request.model_validate(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        return [Request.model_validate(each) for each in parse_json(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); remove it") from None
 

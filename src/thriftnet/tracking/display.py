@@ -261,7 +261,10 @@ class _Trackers:
         state = self.run.folder.read_json(STATE)
         try:
             for facts in state["trackers"].values():
-                _ = str(facts["id"]), int(facts["epochs"]), bool(facts["finished"])
+                known = facts["epochs"]
+                if type(known) is not int or known < 0:
+                    raise ValueError(f"{known!r} epochs")
+                _ = str(facts["id"]), bool(facts["finished"])
             _ = state["group"]
         except (KeyError, TypeError, ValueError, AttributeError):
             path = self.run.path / STATE

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from thriftnet.errors import FolderInUseError
-from thriftnet.storage import remove_partial_files, storage_error
+from thriftnet.storage import parse_json, remove_partial_files, storage_error
 
 try:
     import fcntl
@@ -96,7 +96,7 @@ def _record() -> bytes:
 
 def _holder(record: bytes) -> str:
     try:
-        found = json.loads(record)
+        found = parse_json(record)
         return f"process {found['pid']} on {found['host']} has been writing to it since {found['since']}"
     except (ValueError, KeyError, TypeError):
         return "another process is writing to it"  # it got the lock this very moment

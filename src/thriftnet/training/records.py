@@ -48,6 +48,9 @@ class Result(_Record):
     selection: str
     selected_epoch: Whole
     selected: Epoch
+    last: dict[str, Any]
+    training_images: Whole
+    validation_images: Whole
     elapsed_s: Number
 
 
@@ -58,6 +61,7 @@ class Environment(_Record):
     device_name: str
     precision: str
     threads: Whole
+    packages: dict[str, str | None]
 
 
 _FILES: dict[str, type[_Record]] = {"result.json": Result, "environment.json": Environment}

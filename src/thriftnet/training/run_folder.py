@@ -36,7 +36,7 @@ from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import RecipeError, RunFolderError, StorageError
 from thriftnet.memory import is_out_of_memory
-from thriftnet.storage import PARTIAL, storage_error, write_atomic
+from thriftnet.storage import PARTIAL, parse_json, storage_error, write_atomic
 from thriftnet.training import checksums
 from thriftnet.training.checkpoint import FoundState, newest_first, refusal, require_safe_reader, state_name
 from thriftnet.training.checksums import Checksums, sha256
@@ -123,9 +123,7 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises RunFolderError for a file that is missing, damaged, or (of those in `records`) no training's."""
         try:
-            value = json.loads(self.read_bytes(name))
-        except RecursionError:
-            raise self._damaged(name, "it is nested too deep") from None
+            value = parse_json(self.read_bytes(name))
         except ValueError as error:
             raise self._damaged(name, error) from None
         if not isinstance(value, dict):

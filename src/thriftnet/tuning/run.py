@@ -14,6 +14,7 @@ from thriftnet.training.interruption import StopRequest, watch_signals
 from thriftnet.tuning.config import ResolvedStudy
 from thriftnet.tuning.engines import LEASE_S, local_pool, run_here
 from thriftnet.tuning.show import draw_study_figures, read_study
+from thriftnet.tuning.storage import storage_failures
 from thriftnet.tuning.study import Search, open_search
 
 Engine = Literal["process", "processes", "ray"]
@@ -51,7 +52,8 @@ def run_study(
     with watch_signals() as request, open_search(folder, study, source.location, storage, say) as search:
         search.track = tuple(track)
         try:
-            _train(search, request, engine, workers or USUAL_WORKERS, address, lease_s)
+            with storage_failures(folder, storage):
+                _train(search, request, engine, workers or USUAL_WORKERS, address, lease_s)
         except Interrupted as error:
             of = f" of {search.planned}" if search.planned is not None else ""
             raise Interrupted(

@@ -13,7 +13,7 @@ from thriftnet.storage import storage_error
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning.config import ResolvedStudy, SamplerConfig, StudyConfig, load
 from thriftnet.tuning.pruning import compares_shares, epoch_of
-from thriftnet.tuning.storage import open_storage, require_optuna, without_password
+from thriftnet.tuning.storage import check_trial, odd_records, open_storage, require_optuna, without_password
 from thriftnet.tuning.study import number_of, planned_trials, read_facts
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FEWEST_FOR_IMPORTANCE = 4
+_RECORDED = ("epochs", "planned_epochs", "kept_epoch", "elapsed_s", "parameters", "saved_s", "reason")
+"""Of a trial's facts what is shown; a later version may record more."""
 
 
 def read_study(folder: Path, storage: str | None = None) -> StudyFacts:
@@ -36,13 +38,17 @@ def read_study(folder: Path, storage: str | None = None) -> StudyFacts:
             f"the trials of {folder} are not in that storage; leave --storage out, or give {facts['storage']}"
         )
     study = load(str(folder / "study.toml"))
-    try:
-        recorded = optuna.load_study(storage=open_storage(folder, storage), study_name=facts["name"])
-    except KeyError:
-        raise StudyError(
-            f"the log of {folder} has no study; `thriftnet study run` makes it again from the trials"
-        ) from None
-    return _facts(folder, study, facts["data"], recorded)
+    with odd_records(folder, storage):
+        opened = open_storage(folder, storage)
+        try:
+            recorded = optuna.load_study(storage=opened, study_name=facts["name"])
+        except KeyError:
+            raise StudyError(
+                f"the log of {folder} has no study; `thriftnet study run` makes it again from the trials"
+            ) from None
+        for trial in recorded.get_trials(deepcopy=False):
+            check_trial(trial)
+        return _facts(folder, study, facts["data"], recorded)
 
 
 def draw_study_figures(study: StudyFacts, folder: Path) -> None:
@@ -109,7 +115,7 @@ def _trial(study: ResolvedStudy, trial: FrozenTrial) -> TrialFacts:
         objective=trial.value,
         setting=trial.params,
         reused_from=trial.user_attrs.get("reused_from"),
-        **({"epochs": epochs} | facts),
+        **({"epochs": epochs} | {name: facts[name] for name in _RECORDED if name in facts}),
     )
 
 

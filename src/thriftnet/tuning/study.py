@@ -37,13 +37,22 @@ from thriftnet.data.place import same_place
 from thriftnet.errors import BudgetError, RecipeError, RunFolderError, StudyError
 from thriftnet.models.build import PAPER_CHANNELS, PAPER_CLASSES, build_on_meta, check_recipe_network, count_parameters
 from thriftnet.models.summary import summarize
-from thriftnet.storage import storage_error, write_atomic
+from thriftnet.storage import parse_json, storage_error, write_atomic
 from thriftnet.training.lock import LOCK
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.tuning.config import ResolvedStudy, load
 from thriftnet.tuning.pruning import make_pruner, may_stop, step_of
 from thriftnet.tuning.space import grid, parse_constraint, value_at
-from thriftnet.tuning.storage import JOURNAL, one_writer, open_storage, repair_journal, require_optuna, without_password
+from thriftnet.tuning.storage import (
+    JOURNAL,
+    check_trial,
+    odd_records,
+    one_writer,
+    open_storage,
+    repair_journal,
+    require_optuna,
+    without_password,
+)
 from thriftnet.tuning.trial import Job, Outcome
 
 if TYPE_CHECKING:
@@ -74,6 +83,8 @@ class Search:
     ) -> None:
         self.folder, self.study, self.config, self.data, self.say = folder, study, study.config, data, say
         self.optuna = trials
+        for trial in self.trials():
+            check_trial(trial)
         self.track: tuple[str, ...] = ()
         """Trackers that are told of the trials."""
         self.losses: Counter[int] = Counter()
@@ -482,7 +493,8 @@ def open_search(
                     f"{folder / JOURNAL} was damaged: its last {cut:,} bytes are now in journal.torn; every trial "
                     "with a folder is kept"
                 )
-        search = Search(folder, study, data, open_trials(folder, study, facts["name"], storage), say)
+        with odd_records(folder, storage):
+            search = Search(folder, study, data, open_trials(folder, study, facts["name"], storage), say)
         try:
             yield search
         finally:
@@ -506,7 +518,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """study.json. Raises StudyError unless `folder` is a study's."""
     path = folder / "study.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = parse_json(path.read_bytes())
         return {key: facts[key] for key in ("name", "data", "storage")}
     except OSError:
         raise StudyError(f"{folder} is not a study's folder; `thriftnet study run` prints the one it made") from None
