@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "thriftnet"
 ORDER = [
     "errors",
     "memory",
+    "storage",
     "config",
     "recipe",
     "twins",
-    "storage",
     "kernels",
     "runtime",
     "distributed",
