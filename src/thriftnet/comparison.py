@@ -31,6 +31,7 @@ from thriftnet.evaluation.sides import LETTERS, Comparison, Side, compare_sides,
 from thriftnet.inference import Split
 from thriftnet.reporting.run_report import draw_evaluation_figures
 from thriftnet.run import Run, load_run
+from thriftnet.storage import user_path
 from thriftnet.tracking.display import tracked
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, LiveDisplay
@@ -147,7 +148,7 @@ def compare(
         needless = ", ".join(option for option, given in asked.items() if given)
         raise UserError(f"all sides are runs, trained already; remove {needless}, which recipes are trained with")
     # What is at hand is looked at before anything is trained.
-    found = {side: _runs_at(Path(side)) for side in sides if side not in named}
+    found = {side: _runs_at(user_path(side)) for side in sides if side not in named}
     for side, loaded in named.items():
         recipe = recipes.honest(loaded) if honest else loaded
         if seeds is None:
@@ -179,9 +180,9 @@ def _require_one_process() -> None:
 
 def _is_recipe(side: str) -> bool:
     """Packaged names win over folders of that name (`./fast`), as names of data sets do."""
-    if side in recipes.names() or Path(side).is_file():
+    if side in recipes.names() or user_path(side).is_file():
         return True
-    if not Path(side).is_dir():
+    if not user_path(side).is_dir():
         hint = nearest(side, recipes.names())
         raise UserError(f"{side} is no run folder, no folder of runs, no recipe's name and no TOML file{hint}")
     return False

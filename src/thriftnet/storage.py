@@ -70,7 +70,7 @@ def cache_folder() -> Path:
     return user_path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("thriftnet"))
 
 
-def refusal(error: BaseException) -> str | None:
+def why_refused(error: BaseException) -> str | None:
     """Reason and fix where the operating system refused access to a path that `error` names; None for other errors."""
     if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
         return None
@@ -87,7 +87,7 @@ def refusals_named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = refusal(error)
+        why = why_refused(error)
         if why is None:
             raise
         raise StorageError(f"could not use {os.fsdecode(error.filename)}: {why}") from error

@@ -49,7 +49,10 @@ def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
         return optuna.storages.get_storage(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = " ".join(str(error).split())[:200].replace(url, without_password(url))
-        raise StudyError(f"--storage {without_password(url)} cannot be opened ({reason}); correct the URL") from None
+        raise StudyError(
+            f"--storage {without_password(url)} cannot be opened ({reason}); correct the URL, or let this user write "
+            "there"
+        ) from None
 
 
 def without_password(url: str) -> str:

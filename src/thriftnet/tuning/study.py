@@ -504,9 +504,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """study.json. Raises StudyError unless `folder` is a study's."""
     path = folder / "study.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads(path.read_bytes())
         return {key: facts[key] for key in ("name", "data", "storage")}
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StudyError(f"{folder} is not a study's folder; `thriftnet study run` prints the one it made") from None
     except (ValueError, KeyError, TypeError):
         raise StudyError(f"{path} is damaged; restore it from a copy") from None

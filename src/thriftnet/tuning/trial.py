@@ -15,6 +15,7 @@ from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
 from thriftnet.errors import BudgetError, NonFiniteLossError, OutOfMemoryError
 from thriftnet.run import Run
+from thriftnet.storage import refusals_named
 from thriftnet.tracking.display import TrackedDisplay, tracked
 from thriftnet.training.progress import Display, SilentDisplay
 from thriftnet.training.run_folder import RunFolder
@@ -68,6 +69,7 @@ class _Reporting:
             raise _Pruned
 
 
+@refusals_named()
 def run_trial(job: Job, report: Report) -> Outcome:
     """Train `job` as far as it is not yet trained, reporting each new epoch.
 
