@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from thriftnet.errors import OutOfMemoryError, ThriftnetError, UserError
 from thriftnet.storage import refusals_named, storage_error, user_path
@@ -271,7 +272,27 @@ def compare(
         typer.echo(str(html), err=as_json)
 
 
-@app.command()
+class _SeveralThenOne(TyperCommand):
+    """A command of several arguments and one more, which is what is missing where only one was given.
+
+    The parser gives that to the last, and would ask for the several.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(args))
+        except typer.BadParameter as error:
+            several, one = self._arguments(ctx)
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+            if not given.get(several.name) and given.get(one.name) and error.param is several:
+                error.param = one
+            raise
+
+    def _arguments(self, ctx: Any) -> list[Any]:
+        return [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+
+
+@app.command(cls=_SeveralThenOne)
 def predict(
     run: RunsArgument,
     images: Annotated[
