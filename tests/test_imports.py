@@ -13,6 +13,7 @@ ORDER = [
     "errors",
     "memory",
     "storage",
+    "fonts",
     "config",
     "recipe",
     "twins",

@@ -55,12 +55,12 @@ def user_path(path: Path | str) -> Path:
 
     Raises UserError for a home folder that nobody has.
     """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"{path} begins with nobody's home folder; give a whole path, or ./{path} for that name"
-        ) from None
+    expanded = os.path.expanduser(path)
+    if os.fspath(expanded).startswith("~"):
+        raise UserError(f"{path} begins with nobody's home folder; give a whole path, or ./{path} for that name")
+    found = Path(expanded)
+    # `./~` is a folder of that name, and as a Path has lost its dot.
+    return found.absolute() if str(found).startswith("~") else found
 
 
 def cache_folder() -> Path:

@@ -36,6 +36,7 @@ from thriftnet.config import RecipeConfig
 from thriftnet.errors import BudgetError, RecipeError, RunFolderError, StudyError
 from thriftnet.models.build import PAPER_CHANNELS, PAPER_CLASSES, build_on_meta, check_recipe_network, count_parameters
 from thriftnet.models.summary import summarize
+from thriftnet.reporting.study_report import study_command
 from thriftnet.storage import storage_error, write_atomic
 from thriftnet.training.lock import LOCK
 from thriftnet.training.run_folder import RunFolder
@@ -521,7 +522,7 @@ def _check_same(folder: Path, study: ResolvedStudy, data: str, storage: str | No
     if differing:
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing[:5])}; choose another --out, or go on with: "
-            f"thriftnet study run {folder / 'study.toml'} --out {folder}"
+            f"{study_command(str(folder), facts['data'], facts['storage'])}"
         )
     given = {"data": data, "storage": None if storage is None else without_password(storage)}
     for what, value in given.items():
