@@ -15,7 +15,7 @@ from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.info import contact_sheet
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
-from thriftnet.reporting.figures import encoded, short_name
+from thriftnet.reporting.figures import encoded, short_name, short_names
 from thriftnet.reporting.image_figures import draw_mistakes, mistakes_data
 
 CAT, DOG = "猫", "犬"
@@ -74,6 +74,7 @@ def test_the_letters_of_europe_need_no_other_font() -> None:
 def test_without_a_font_a_class_is_shown_by_its_number() -> None:
     assert fonts.numbered(NAMES) == ("café", "class 1", "class 2")
     assert short_name(f"{CAT} a") == "\ufffd a"
+    assert short_names([CAT, "a", DOG]) == ["1 \ufffd", "a", "3 \ufffd"]
     assert np.array_equal(sheet((CAT, DOG)), sheet(("class 0", "class 1")))
 
 

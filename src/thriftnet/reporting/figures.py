@@ -159,13 +159,21 @@ def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def short_names(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
-    """Each as `short_name` makes it, but cut in the middle where cutting the ends would make two the same."""
+    """Each as `short_name` makes it, but cut in the middle where cutting the ends would make two the same.
+
+    One with letters that no font here has gets its number in front.
+    """
+    names = [name if _is_drawable(name) else f"{number} {name}" for number, name in enumerate(names, start=1)]
     cut = [short_name(name, longest) for name in names]
     if len(set(cut)) == len(set(names)):
         return cut
     lines = [short_name(name, max(len(name), 1)) for name in names]
     head = (longest - 1) // 2
     return [line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}" for line in lines]
+
+
+def _is_drawable(name: str) -> bool:
+    return fonts.font_for(fonts.printable(name)) is not None
 
 
 def _render(figure: Figure, kind: Literal["png", "svg"], background: bool) -> bytes:
