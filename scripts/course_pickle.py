@@ -20,15 +20,15 @@ from thriftnet.data.open import open_source
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("data", metavar="DATA")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--images", type=int, default=1000)
     arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     test = open_source(arguments.data).test()
     # A stride through the whole split, so that every class is in it whatever the order.
     chosen = np.linspace(0, len(test) - 1, min(arguments.images, len(test))).astype(int)
     images, labels = test.images.numpy()[chosen], test.labels.numpy()[chosen]
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     content = {b"data": images.reshape(len(images), -1), b"ids": np.arange(len(images))}
     (arguments.folder / "custom-test.pkl").write_bytes(pickle.dumps(content))
     with (arguments.folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:

@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "thriftnet"
 ORDER = [
     "errors",
     "memory",
+    "storage",
+    "fonts",
     "config",
     "recipe",
     "twins",
-    "storage",
     "kernels",
     "runtime",
     "distributed",

@@ -147,6 +147,7 @@ def test_several_processes_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, variable: str | None, cores: int, processes: int, threads: int, reason: str
 ) -> None:
     monkeypatch.setattr(runtime, "available_cores", lambda: cores)
+    monkeypatch.setattr(runtime, "cpu_quota", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
@@ -411,3 +412,57 @@ def test_seeds_depend_on_seed_epoch_and_rank_alone() -> None:
     assert len(set(values.values())) == 9
     assert draw(1, 200) == values[1, 200]
     assert len({*values.values(), *(draw(0, epoch, rank) for epoch in (0, 1, 200) for rank in (1, 2))}) == 15
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "200000 100000\n"}, 2.0),  # a container of Docker or Kubernetes with version 2
+        ("0::/", {"cpu.max": "max 100000\n"}, None),
+        ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "50000 100000", "a/b/cpu.max": "max 100000"}, 0.5),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "150000 100000"}, 1.5),
+        ("0::/../other", {"cpu.max": "400000 100000"}, 4.0),
+        ("4:cpu,cpuacct:/d", {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 2.5),
+        ("4:cpu,cpuacct:/d", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        (
+            "5:memory:/d\n4:cpu,cpuacct:/d\n0::/",
+            {"cpu,cpuacct/d/cpu.cfs_quota_us": "100000", "cpu,cpuacct/d/cpu.cfs_period_us": "50000"},
+            2.0,
+        ),
+        ("5:cpuset:/d", {"cpuset/d/cpu.max": "100000 100000"}, None),
+        ("2:cpu:/\n0::/x", {"unified/x/cpu.max": "100000 100000"}, 1.0),  # both versions at once
+        ("0::/", {"cpu.max": "what\n"}, None),
+        ("0::/", {"cpu.max": ""}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_quota_of_a_container(tmp_path: Path, groups: str, files: dict[str, str], cores: float | None) -> None:
+    for name, content in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert runtime.cpu_quota(tmp_path) == cores
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert runtime.cpu_quota(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores", "reason"),
+    [
+        (None, 8, "threads 8: 8 cores are available to this process"),
+        (2.0, 2, "threads 2: 2 cores are available to this process, all of its CPU quota"),
+        (1.5, 2, "threads 2: 2 cores are available to this process, all of its CPU quota"),
+        (0.2, 1, "threads 1: 1 cores are available to this process, all of its CPU quota"),
+        (64.0, 8, "threads 8: 8 cores are available to this process"),
+    ],
+)
+def test_threads_keep_to_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, cores: int, reason: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(runtime, "cpu_quota", lambda: quota)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert runtime.available_cores() == cores
+    chosen = resolve(CPU.model_copy(update={"threads": "auto"}))
+    assert (chosen.threads, chosen.reasons[-1]) == (cores, reason)

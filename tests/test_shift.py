@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +76,20 @@ class TestMeasure:
         assert {"shift-test.png", "shift-test.svg", "shift-test-severity.png"} <= names
         html = page.read_text()
         assert "Frost is drawn" in html
-        assert "thriftnet evaluate" in html
+        assert f"thriftnet evaluate {trained.path} --shift --split test --data {trained.data}" in html
         assert html.count("<svg") >= 3
+
+    def test_the_printed_command_repeats_it(self, trained: Trained, tmp_path: Path) -> None:
+        run, data, page = tmp_path / "a run", tmp_path / "moved data.npz", tmp_path / "shift.html"
+        trained.path.rename(run)
+        data.write_bytes(trained.data.read_bytes())
+        how = ("--split", "validation", "--weights", "last", "--tta", "flip", "--batch-size", 7, "--adapt-batchnorm")
+        first = thriftnet("evaluate", run, "--shift", "--data", data, "--shift-images", 6, *how, "--html", page)
+        assert first.status == 0, first.stderr
+        printed = re.search(r"thriftnet (evaluate .*?)</", unescape(page.read_text()))
+        assert printed is not None
+        again = thriftnet(*shlex.split(printed[1]))
+        assert "the same weights, data and settings were measured before" in again.stderr
 
     def test_colour_images_have_all_ninety_five(self, tmp_path: Path) -> None:
         """Each condition is its own corruption at its own severity: the loss is that of those images."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from thriftnet.errors import StorageError
-from thriftnet.storage import atomic_path, write_atomic
+from thriftnet.errors import StorageError, UserError
+from thriftnet.storage import atomic_path, check_folder, check_writable, refusals_named, user_path, write_atomic
 
 
 def test_writes_text_and_bytes_exactly(tmp_path: Path) -> None:
@@ -115,3 +115,79 @@ def test_an_error_about_another_file_is_not_blamed_on_this_write(tmp_path: Path)
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
         (tmp_path / "other").read_bytes()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_home_folder_in_front_of_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/runs/a") == tmp_path / "runs" / "a"
+    assert user_path(Path("~")) == tmp_path
+    assert user_path("./~") == user_path(user_path("./~")) == Path.cwd() / "~"
+    assert user_path("a/~") == Path("a/~")
+    with pytest.raises(
+        UserError, match=r"^~nobody-of-this-name/a begins with nobody's home .* give a whole path, or \./"
+    ):
+        user_path("~nobody-of-this-name/a")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EACCES, "permission denied; give this user access to it"),
+        (errno.EPERM, "permission denied; give this user access to it"),
+        (errno.EISDIR, "it is a folder; give the path of a file"),
+        (errno.ENOTDIR, "a part of its path is a file, not a folder; choose another path"),
+        (errno.ELOOP, "its links point at each other; remove one"),
+        (errno.EMFILE, r"too many files are open; raise the limit \(ulimit -n\)"),
+    ],
+)
+def test_a_refusal_becomes_one_line_with_path_and_remedy(number: int, message: str) -> None:
+    with pytest.raises(StorageError, match=f"^could not use a/b: {message}"), refusals_named():
+        raise OSError(number, "as the system says it", "a/b")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a"),
+        FileExistsError(errno.EEXIST, "File exists", "a"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # of no path
+        OSError("no number"),
+        ValueError("x"),
+    ],
+)
+def test_faults_of_the_program_stay_visible(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, refusals_named():
+        raise error
+    assert raised.value is error
+
+
+def test_whether_a_file_could_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    assert check_writable(tmp_path / "new") == tmp_path / "new"
+    check_writable(tmp_path / "file")
+    for wrong, why in {
+        "no/a": "its folder does not exist",
+        "file/a": "is a file, not a folder",
+        ".": "a folder",
+    }.items():
+        with pytest.raises(StorageError, match=why):
+            check_writable(tmp_path / wrong)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_whether_a_folder_could_be_made_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert check_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    check_folder(tmp_path)
+    for wrong in ("file", "file/a"):
+        with pytest.raises(StorageError, match=rf"{wrong}: a part of its path is a file.*; nothing was done yet"):
+            check_folder(tmp_path / wrong)
+    assert os.listdir(tmp_path) == ["file"]
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(StorageError, match="a: permission denied; nothing was done yet; choose a folder"):
+        check_folder(tmp_path / "a")

@@ -38,9 +38,10 @@ from thriftnet.reporting.page import write_page
 from thriftnet.reporting.run_report import draw_evaluation_figures, draw_training_figures, write_run_report
 from thriftnet.reporting.shift_page import draw_shift_figures, write_shift_page
 from thriftnet.run import Run
-from thriftnet.run import load_run as load_run  # a part of the library, as the functions below are
+from thriftnet.run import load_run as open_run
 from thriftnet.run_landscape import Landscape, Settings, measure_landscape
 from thriftnet.shift import Remedies, Say, ShiftMeasurement
+from thriftnet.storage import check_folder, check_writable, refusals_named, user_path
 from thriftnet.tracking.display import track_evaluation, tracked
 from thriftnet.tracking.load import require
 from thriftnet.training.loop import fit
@@ -55,6 +56,13 @@ Runs = Run | Path | str | Sequence[Run | Path | str]
 Engine = Literal["process", "processes", "ray"]
 
 
+@refusals_named()
+def load_run(path: Path | str) -> Run:
+    """Open a run folder. Raises RunFolderError unless it is one."""
+    return open_run(user_path(path))
+
+
+@refusals_named()
 def load_recipe(
     recipe: str | RecipeConfig,
     overrides: Sequence[str] = (),
@@ -78,6 +86,7 @@ def load_recipe(
     return recipes.honest(resolved) if protocol == "honest" else resolved
 
 
+@refusals_named()
 def build(recipe: str | RecipeConfig, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """The network of a recipe with fresh weights: normalised [N, in_channels, H, W] -> logits [N, num_classes].
 
@@ -87,6 +96,7 @@ def build(recipe: str | RecipeConfig, num_classes: int = 10, in_channels: int = 
     return build_model(resolved.model, in_channels, num_classes, resolved.name)
 
 
+@refusals_named()
 def summary(
     recipe: str | RecipeConfig,
     overrides: Sequence[str] = (),
@@ -105,6 +115,7 @@ def summary(
     return summarize(network, (in_channels, image_side, image_side))
 
 
+@refusals_named()
 def recipe_table() -> list[dict[str, Any]]:
     """One row a packaged recipe: name, paper, parameters, epochs, claimed accuracies (per cent or None), summary."""
     rows = []
@@ -124,11 +135,14 @@ def recipe_table() -> list[dict[str, Any]]:
     return rows
 
 
+@refusals_named()
 def data_info(data: str, *, contact_sheet: Path | str | None = None) -> DataInfo:
     """Counts, shapes, mean, std and hash of a data set; with `contact_sheet`, a PNG of its first images a class."""
-    return describe(open_source(data), Path(contact_sheet) if contact_sheet is not None else None)
+    sheet = None if contact_sheet is None else check_writable(user_path(contact_sheet))
+    return describe(open_source(data), sheet)
 
 
+@refusals_named()
 def train(
     recipe: str | RecipeConfig,
     data: str | None = None,
@@ -159,7 +173,7 @@ def train(
             resolved = _changed(resolved, epochs, seed, budget)
             check_recipe_network(resolved)  # before the data is looked for: a network over budget costs no download
         source = processes.one_first_on_each_machine(lambda: open_source(data, resolved.data.image_side))
-        path = processes.from_main(lambda: Path(out) if out is not None else _new_run_path(resolved))
+        path = processes.from_main(lambda: user_path(out) if out is not None else _new_run_path(resolved))
         run = Run(path)
         with tracked(run, track, display or LiveDisplay()) as shown:
             data_used = fit(resolved, source, run.folder, shown, processes=processes)
@@ -169,6 +183,7 @@ def train(
         return run
 
 
+@refusals_named()
 def train_seeds(
     recipe: str | RecipeConfig,
     data: str | None = None,
@@ -196,7 +211,7 @@ def train_seeds(
     resolved = _changed(load_recipe(recipe, overrides, protocol, scale=scale, width=width), epochs, seed, budget)
     check_recipe_network(resolved)
     source = open_source(data, resolved.data.image_side)
-    folder = Path(out) if out is not None else comparison.default_folder(resolved, source)
+    folder = user_path(out) if out is not None else comparison.default_folder(resolved, source)
     numbers = comparison.seed_range(resolved, seeds)
     runs = comparison.train_recipe_seeds(resolved, source, folder, numbers, display, tell, track)
     return SeedRuns(folder, tuple(runs))
@@ -213,6 +228,7 @@ def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget:
     return recipes.with_changes(recipe, {section: table for section, table in changes.items() if table})
 
 
+@refusals_named()
 def resume(run: Run | Path | str, data: str | None = None, display: Display | None = None) -> Run:
     """Go on with a run from its newest whole state; the result equals that of an uninterrupted run.
 
@@ -220,7 +236,7 @@ def resume(run: Run | Path | str, data: str | None = None, display: Display | No
     from the one before. Raises RunFolderError for a folder that cannot be gone on with.
     """
     with joined() as processes:
-        opened = run if isinstance(run, Run) else Run(Path(run))
+        opened = run if isinstance(run, Run) else Run(user_path(run))
         recipe, location = processes.from_main(lambda: _stored(opened, data))
         source = processes.one_first_on_each_machine(lambda: open_source(location, recipe.data.image_side))
         with tracked(opened, (), display or LiveDisplay()) as shown:
@@ -237,6 +253,7 @@ def _stored(run: Run, data: str | None) -> tuple[RecipeConfig, str]:
     return opened.recipe, data or opened.data.location
 
 
+@refusals_named()
 def evaluate(
     run: Runs,
     split: Split = "test",
@@ -261,6 +278,7 @@ def evaluate(
     return measurement
 
 
+@refusals_named()
 def evaluate_shift(
     run: Runs,
     split: Split = "test",
@@ -279,16 +297,19 @@ def evaluate_shift(
 
     Writes `shift-<split>.json` and two figures into the run folder and, with `html`, one page.
     """
+    runs, page = _all_opened(run), None if html is None else check_writable(user_path(html))
+    check_folder(runs[0].path)
     measurement = shift.measure_shift(
-        _all_opened(run), split, data=data, tta=tta, weights=weights, calibrated=calibrated,
+        runs, split, data=data, tta=tta, weights=weights, calibrated=calibrated,
         adapt_batchnorm=adapt_batchnorm, batch_size=batch_size, images=images, say=say,
     )  # fmt: skip
     draw_shift_figures(measurement)
-    if html is not None:
-        write_shift_page(measurement, Path(html))
+    if page is not None:
+        write_shift_page(measurement, page)
     return measurement
 
 
+@refusals_named()
 def remedies(
     run: Runs,
     split: Split = "test",
@@ -298,14 +319,20 @@ def remedies(
     say: Say = lambda line: None,
 ) -> Remedies:
     """Measure what raises accuracy on shifted data, each remedy alone and all together: `shift.measure_remedies`."""
-    return shift.measure_remedies(_all_opened(run), split, data=data, images=images, say=say)
+    runs = _all_opened(run)
+    check_folder(runs[0].path)
+    return shift.measure_remedies(runs, split, data=data, images=images, say=say)
 
 
+@refusals_named()
 def calibrate(run: Run | Path | str, *, data: str | None = None) -> Temperature:
     """Fit a run's temperature on its validation images into `temperature.json`; `calibrated=True` then uses it."""
-    return inference.calibrate(_opened(run), data=data)
+    opened = _opened(run)
+    check_folder(opened.path)
+    return inference.calibrate(opened, data=data)
 
 
+@refusals_named()
 def compare(
     sides: Sequence[str | Path],
     split: Split = "test",
@@ -324,22 +351,24 @@ def compare(
     `seeds`, `out`, `overrides` and `protocol` are for recipes; `html` is a page to write. `tell` gets a line when a
     training or an evaluation begins.
     """
+    page = None if html is None else check_writable(user_path(html))
     compared = comparison.compare(
         [str(side) for side in sides],
         split,
         data=data,
         seeds=seeds,
-        out=Path(out) if out is not None else None,
+        out=user_path(out) if out is not None else None,
         overrides=overrides,
         honest=protocol == "honest",
         display=display,
         tell=tell,
     )
-    if html is not None:
-        write_comparison_report(compared, Path(html))
+    if page is not None:
+        write_comparison_report(compared, page)
     return compared
 
 
+@refusals_named()
 def predict(
     run: Runs,
     images: Path | str,
@@ -353,20 +382,23 @@ def predict(
     batch_size: int | None = None,
 ) -> Predictions:
     """Predict unlabelled images with a run or the mean of several; with `out`, write the CSV `ID,Label`."""
+    runs, file = _all_opened(run), None if out is None else check_writable(user_path(out))
     return inference.predict(
-        _all_opened(run), images, out=out, probabilities=probabilities, names=names, tta=tta, calibrated=calibrated,
+        runs, user_path(images), out=file, probabilities=probabilities, names=names, tta=tta, calibrated=calibrated,
         adapt_batchnorm=adapt_batchnorm, batch_size=batch_size,
     )  # fmt: skip
 
 
+@refusals_named()
 def report(run: Run | Path | str, *, out: Path | str | None = None) -> Path:
     """Write one self-contained HTML page about a run; by default `report.html` in its folder. Returns its path."""
     opened = _opened(run)
-    path = Path(out) if out is not None else opened.path / "report.html"
+    path = check_writable(user_path(out) if out is not None else opened.path / "report.html")
     write_run_report(opened, path)
     return path
 
 
+@refusals_named()
 def reproduce(
     paper: str = "all",
     data: str | None = None,
@@ -400,11 +432,12 @@ def reproduce(
         train_images=train_images,
         seeds=seeds,
     )
+    folder = check_folder(user_path(out))
     return write_ledger(
         request,
-        load_claims(None if claims is None else Path(claims)),
+        load_claims(None if claims is None else user_path(claims)),
         open_source(data),
-        Path(out),
+        folder,
         hours=hours,
         write_only=write_only,
         display=display or LiveDisplay(),
@@ -412,6 +445,7 @@ def reproduce(
     )
 
 
+@refusals_named()
 def landscape(
     runs: Sequence[Run | Path | str],
     *,
@@ -434,7 +468,7 @@ def landscape(
     """
     settings = Settings(split, images, grid, lines, span, rho, steps, batchnorm, seed)
     opened = [_opened(run) for run in runs]
-    measured = measure_landscape(opened, settings, data=data, out=Path(out) if out is not None else None)
+    measured = measure_landscape(opened, settings, data=data, out=user_path(out) if out is not None else None)
     figures = landscape_figures(measured)
     for name, figure in figures.items():
         for ending in (".png", ".svg"):
@@ -443,6 +477,7 @@ def landscape(
     return measured
 
 
+@refusals_named()
 def check(run: Run | Path | str) -> tuple[int, list[str]]:
     """(how many files of a run are as they were written, those that its SHA256SUMS does not list).
 
@@ -451,6 +486,7 @@ def check(run: Run | Path | str) -> tuple[int, list[str]]:
     return _opened(run).folder.check()
 
 
+@refusals_named()
 def study_run(
     study: str,
     data: str | None = None,
@@ -483,12 +519,13 @@ def study_run(
     resolved = load(study, overrides, trials, scale=scale, width=width)
     tuning.check_engine(engine, workers, address)
     source = open_source(data, resolved.base.data.image_side)
-    folder = Path(out) if out is not None else Path("studies") / resolved.config.name
+    folder = user_path(out) if out is not None else Path("studies") / resolved.config.name
     return tuning.run_study(
         folder, resolved, source, engine, workers, address, storage, say or (lambda line: None), track=track
     )
 
 
+@refusals_named()
 def study_show(
     folder: Path | str, *, storage: str | None = None, html: Path | str | None = None, figures: bool = True
 ) -> StudyFacts:
@@ -501,14 +538,16 @@ def study_show(
     from thriftnet.reporting.study_report import study_page
     from thriftnet.tuning.show import draw_study_figures, read_study
 
-    facts = read_study(Path(folder), storage)
+    path, page = user_path(folder), None if html is None else check_writable(user_path(html))
+    facts = read_study(path, storage)
     if figures:
-        draw_study_figures(facts, Path(folder))
-    if html is not None:
-        write_page(study_page(facts), Path(html))
+        draw_study_figures(facts, path)
+    if page is not None:
+        write_page(study_page(facts), page)
     return facts
 
 
+@refusals_named()
 def study_table() -> list[dict[str, Any]]:
     """One row a packaged study: name, paper, recipe, sampler, trials, summary."""
     from thriftnet.tuning.show import packaged_table
@@ -517,7 +556,7 @@ def study_table() -> list[dict[str, Any]]:
 
 
 def _opened(run: Run | Path | str) -> Run:
-    return run if isinstance(run, Run) else load_run(run)
+    return run if isinstance(run, Run) else open_run(user_path(run))
 
 
 def _all_opened(runs: Runs) -> list[Run]:

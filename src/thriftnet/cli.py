@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from thriftnet.errors import OutOfMemoryError, ThriftnetError, UserError
-from thriftnet.storage import storage_error
+from thriftnet.storage import refusals_named, storage_error, user_path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,10 +35,18 @@ app.add_typer(recipes_app, name="recipe", hidden=True)
 study_app = typer.Typer(no_args_is_help=True, help="Search a space of settings: grid, random or TPE.")
 app.add_typer(study_app, name="study")
 
+
+def _path_option(words: str, metavar: str = "PATH") -> Any:
+    return typer.Option(help=words, metavar=metavar, parser=user_path)
+
+
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a packaged recipe, or a TOML file.", metavar="RECIPE")]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN", parser=user_path)]
 RunsArgument = Annotated[
-    list[Path], typer.Argument(help="A run folder; of several the class probabilities are averaged.", metavar="RUN...")
+    list[Path],
+    typer.Argument(
+        help="A run folder; of several the class probabilities are averaged.", metavar="RUN...", parser=user_path
+    ),
 ]
 SplitOption = Annotated[Literal["test", "validation", "train"], typer.Option(help="Which split.")]
 CalibratedOption = Annotated[
@@ -109,9 +118,9 @@ def train(
             help="Train this many seeds, from --seed on, each in OUT/seed-<n>; the same command goes on.", min=1
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder to make; default: a new one under runs/.")] = None,
+    out: Annotated[Path | None, _path_option("The run folder to make; default: a new one under runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run folder from where it was last saved.", metavar="RUN")
+        Path | None, _path_option("Go on with this run folder from where it was last saved.", "RUN")
     ] = None,
     budget: Annotated[int | None, typer.Option(help="Most trainable parameters.", min=1)] = None,
     overrides: SetOption = None,
@@ -188,7 +197,7 @@ def evaluate(
     batch_size: BatchSizeOption = None,
     shift: Annotated[bool, typer.Option("--shift", help="Under 19 corruptions x 5 severities as well.")] = False,
     shift_images: ShiftImagesOption = None,
-    html: Annotated[Path | None, typer.Option(help="With --shift: one HTML page about it.")] = None,
+    html: Annotated[Path | None, _path_option("With --shift: one HTML page about it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run on a split; `--split test` opens the sealed test set and logs it in the run."""
@@ -251,13 +260,13 @@ def compare(
     data: CompareDataOption = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each recipe; missing ones are trained.", min=1)] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where recipes are trained: OUT/RECIPE/seed-<n>; default: under runs/.")
+        Path | None, _path_option("Where recipes are trained: OUT/RECIPE/seed-<n>; default: under runs/.")
     ] = None,
     overrides: SetOption = None,
     protocol: Annotated[
         Literal["paper", "honest"], typer.Option(help="Protocol under which recipes are trained, as in `train`.")
     ] = "paper",
-    html: Annotated[Path | None, typer.Option(help="Also write one HTML page.", metavar="FILE")] = None,
+    html: Annotated[Path | None, _path_option("Also write one HTML page.", "FILE")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare accuracies on the same images: intervals, paired tests, and whether a difference is noise."""
@@ -279,7 +288,27 @@ def compare(
         typer.echo(str(html), err=as_json)
 
 
-@app.command()
+class _SeveralThenOne(TyperCommand):
+    """A command of several arguments and one more, which is what is missing where only one was given.
+
+    The parser gives that to the last, and would ask for the several.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(args))
+        except typer.BadParameter as error:
+            several, one = self._arguments(ctx)
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+            if not given.get(several.name) and given.get(one.name) and error.param is several:
+                error.param = one
+            raise
+
+    def _arguments(self, ctx: Any) -> list[Any]:
+        return [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+
+
+@app.command(cls=_SeveralThenOne)
 def predict(
     run: RunsArgument,
     images: Annotated[
@@ -287,9 +316,10 @@ def predict(
         typer.Argument(
             help="Pickle of data and ids, folder of images, image, Parquet, .npz, or one file of CIFAR (test.bin).",
             metavar="INPUT",
+            parser=user_path,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The CSV file to write: ID,Label.")],
+    out: Annotated[Path, _path_option("The CSV file to write: ID,Label.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column a class.")] = False,
     names: Annotated[bool, typer.Option("--names", help="Class names instead of numbers as Label.")] = False,
     tta: AveragingOption = "none",
@@ -313,7 +343,7 @@ def predict(
 @app.command()
 def report(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the run folder.")] = None,
+    out: Annotated[Path | None, _path_option("The HTML file; default: report.html in the run folder.")] = None,
 ) -> None:
     """Write one self-contained HTML report of a run."""
     from thriftnet import api
@@ -329,9 +359,7 @@ def reproduce(
     data: DataOption = None,
     out: Annotated[
         Path,
-        typer.Option(
-            help="The folder of runs and ledger; given again, it goes on. joined/ in it: other machines' ledgers."
-        ),
+        _path_option("The folder of runs and ledger; given again, it goes on. joined/ in it: other machines' ledgers."),
     ] = Path("reproduction"),
     scale: Annotated[float, typer.Option(help="Share of every recipe's epochs, above 0 to 1.")] = 1.0,
     width: Annotated[
@@ -403,7 +431,7 @@ def summary(
 
 @app.command()
 def landscape(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one network.", metavar="RUN...")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one network.", metavar="RUN...", parser=user_path)],
     data: RunDataOption = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose images.")] = "train",
     images: Annotated[int, typer.Option(help="How many of them, always the same.", min=1)] = 1000,
@@ -416,7 +444,7 @@ def landscape(
         Literal["stored", "re-estimated"], typer.Option(help="BatchNorm's statistics: the run's, or new ones a point.")
     ] = "stored",
     seed: Annotated[int, typer.Option(help="Of the directions.", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="The folder to write; default: one beside the first run.")] = None,
+    out: Annotated[Path | None, _path_option("The folder to write; default: one beside the first run.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw the loss landscape around runs of one network and measure how sharp their minima are."""
@@ -498,7 +526,7 @@ def recipes_diff(first: RecipeArgument, second: RecipeArgument) -> None:
 @data_app.command("info")
 def data_info(
     data: Annotated[str, typer.Argument(help="What --data takes.", metavar="DATA")],
-    out: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("contact-sheet.png"),
+    out: Annotated[Path, _path_option("Where the contact sheet goes.")] = Path("contact-sheet.png"),
     as_json: JsonOption = False,
 ) -> None:
     """Print counts per class, shapes, mean, std and hash of a data set, and write a contact sheet."""
@@ -526,7 +554,7 @@ StorageOption = Annotated[
 def study_run(
     study: Annotated[str, typer.Argument(help="Name of a packaged study, or a TOML file.", metavar="STUDY")],
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/NAME.")] = None,
+    out: Annotated[Path | None, _path_option("The study's folder; default: studies/NAME.")] = None,
     overrides: SetOption = None,
     scale: ScaleOption = 1.0,
     width: WidthOption = 1.0,
@@ -569,8 +597,8 @@ def study_run(
 
 @study_app.command("show")
 def study_show(
-    folder: Annotated[Path, typer.Argument(help="A study's folder.", metavar="FOLDER")],
-    html: Annotated[Path | None, typer.Option(help="Write the study's page into this file.")] = None,
+    folder: Annotated[Path, typer.Argument(help="A study's folder.", metavar="FOLDER", parser=user_path)],
+    html: Annotated[Path | None, _path_option("Write the study's page into this file.")] = None,
     storage: StorageOption = None,
     figures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Draw into FOLDER/figures; without, FOLDER is only read.")
@@ -609,7 +637,8 @@ def main() -> None:
     if "WORLD_SIZE" in os.environ:  # a lost process is told of in a line, not in torch's pages of C++ frames
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        app(prog_name="thriftnet")
+        with refusals_named():
+            app(prog_name="thriftnet")
     except ThriftnetError as error:
         _fail(error)
     except (OSError, MemoryError, RuntimeError) as error:

@@ -32,6 +32,7 @@ from thriftnet.evaluation.sides import LETTERS, Comparison, Side, compare_sides,
 from thriftnet.inference import Split
 from thriftnet.reporting.run_report import draw_evaluation_figures
 from thriftnet.run import Run, load_run
+from thriftnet.storage import user_path
 from thriftnet.tracking.display import tracked
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, LiveDisplay
@@ -147,13 +148,15 @@ def compare(
     if not named and any(asked.values()):
         needless = ", ".join(option for option, given in asked.items() if given)
         raise UserError(f"all sides are runs, trained already; remove {needless}, which recipes are trained with")
+    trained_on: str | None = None  # of recipes: without --data the environment says it, and may name another tomorrow
     # What is at hand is looked at before anything is trained.
-    found = {side: _runs_at(Path(side)) for side in sides if side not in named}
+    found = {side: _runs_at(user_path(side)) for side in sides if side not in named}
     for side, loaded in named.items():
         recipe = recipes.honest(loaded) if honest else loaded
         if seeds is None:
             raise UserError(f"{side} is a recipe; say with --seeds how many runs of it to compare")
         source = open_source(data, recipe.data.image_side)
+        trained_on = source.location
         folder = out / recipe.name if out is not None else default_folder(recipe, source)
         found[side] = train_recipe_seeds(recipe, source, folder, seed_range(recipe, seeds), display, tell)
     groups = [found[side] for side in sides]
@@ -167,7 +170,12 @@ def compare(
         raise UserError(f"nothing here can be compared: {'. '.join(reasons)}")
     location, measured = _measured_sides(sides, groups, split, data, tell)
     words = ["thriftnet", "compare", *sides, "--split", split]
-    options = [("--data", data), ("--seeds", seeds), ("--out", out), ("--protocol", "honest" if honest else None)]
+    options = [
+        ("--data", trained_on if data is None else data),
+        ("--seeds", seeds),
+        ("--out", out),
+        ("--protocol", "honest" if honest else None),
+    ]
     for option, value in [*options, *(("--set", override) for override in overrides)]:
         words += [option, str(value)] if value is not None else []
     return compare_sides(measured, split, location, shlex.join(words), barred)
@@ -180,9 +188,9 @@ def _require_one_process() -> None:
 
 def _is_recipe(side: str) -> bool:
     """Packaged names win over folders of that name (`./fast`), as names of data sets do."""
-    if side in recipes.names() or Path(side).is_file():
+    if side in recipes.names() or user_path(side).is_file():
         return True
-    if not Path(side).is_dir():
+    if not user_path(side).is_dir():
         hint = nearest(side, recipes.names())
         raise UserError(f"{side} is no run folder, no folder of runs, no recipe's name and no TOML file{hint}")
     return False

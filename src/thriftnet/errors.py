@@ -11,7 +11,7 @@
     │   ├── StudyError             a study's file, folder or engine
     │   └── MissingExtraError      an optional dependency is not installed
     ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
-    ├── StorageError               the operating system refused a write (full disk, quota, permission)
+    ├── StorageError               the operating system refused access (permission, a folder for a file, full disk)
     ├── ProcessLostError           another of several processes ended, or cannot be reached
     ├── OutOfMemoryError           the machine or the GPU has too little memory; never retried with a smaller batch
     └── Interrupted                Ctrl-C or SIGTERM; what was done is saved and can go on (exit status 130 or 143)
@@ -97,7 +97,7 @@ class NonFiniteLossError(ThriftnetError):
 
 
 class StorageError(ThriftnetError):
-    """The operating system refused a write: full disk, quota, permission."""
+    """The operating system refused access to a path: permission, a folder in a file's place, full disk, quota."""
 
 
 class ProcessLostError(ThriftnetError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from shlex import quote
 from typing import Annotated, Any
 
 import pydantic
@@ -180,7 +181,7 @@ def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:
 
 def read_temperature(run: Run, weights: Which) -> float:
     """Raises RunFolderError where none was fitted for these weights."""
-    again = f"fit it with: thriftnet calibrate {run.path}"
+    again = f"fit it with: thriftnet calibrate {quote(str(run.path))}"
     if not run.folder.has(TEMPERATURE_FILE):
         raise RunFolderError(f"{run.path} has no temperature yet; {again}")
     try:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from thriftnet.config import RecipeConfig, Section
 from thriftnet.errors import RecipeError, nearest
+from thriftnet.storage import user_path, why_refused
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_FILES = 3
@@ -190,15 +191,16 @@ def _files(name_or_path: str) -> list[tuple[str, str, dict[str, Any]]]:
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:
     """(name, text, folder of the file or None when packaged)."""
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
-        path = Path(name_or_path)
+        path = user_path(name_or_path)
         try:
             if path.stat().st_size > MAX_RECIPE_BYTES:
                 raise RecipeError(
                     f"recipe {path} is larger than {MAX_RECIPE_BYTES:,} bytes; recipes are about 25 lines"
                 )
-            return path.stem, path.read_text(encoding="utf-8"), path.parent
+            return path.stem, path.read_text(encoding="utf-8-sig"), path.parent
         except OSError as error:
-            raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}") from None
+            why = why_refused(error) or error.strerror or error
+            raise RecipeError(f"recipe {path} cannot be read: {why}") from None
         except UnicodeDecodeError:
             raise RecipeError(f"recipe {path} is not UTF-8 text; save it as UTF-8") from None
     entry = _packaged() / f"{name_or_path}.toml"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path, PurePath
+from shlex import quote
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -101,7 +102,8 @@ class Run:
             return Evaluation.from_dict(self.folder.read_json(name))
         except ValueError:
             raise RunFolderError(
-                f"{self.path / name} is damaged; evaluate again: thriftnet evaluate {self.path} --split {split}"
+                f"{self.path / name} is damaged; evaluate again: thriftnet evaluate {quote(str(self.path))} "
+                f"--split {split}"
             ) from None
 
     @property

@@ -37,7 +37,7 @@ from thriftnet.evaluation.landscape import (
 from thriftnet.inference import Split, open_split
 from thriftnet.run import Run, without_shared_folders
 from thriftnet.runtime import Runtime
-from thriftnet.storage import storage_error, write_atomic
+from thriftnet.storage import check_folder, storage_error, write_atomic
 
 # Of [model], what changes training but not what a trained network computes.
 TRAINING_ONLY = (
@@ -215,11 +215,11 @@ def measure_landscape(
     _check_comparable(runs)
     networks = [run.network() for run in runs]
     first = runs[0]
+    folder = check_folder(out or first.path.parent / _name(runs))
     source = open_source(data or first.data.location, first.data.image_side)
     split = open_split(source, runs, settings.split, weights="selected", why="landscape")
     images = fixed_subset(split, settings.images)
     runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=first.recipe.runtime.threads))
-    folder = out or first.path.parent / _name(runs)
     started = time.perf_counter()
     line_points, grid_points = len(settings.line_coefficients), settings.grid_points**2
     each = settings.lines * line_points + grid_points + settings.ascent_steps + 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import shutil
@@ -252,8 +253,47 @@ def _cpu_has_bf16() -> bool:
 
 
 def available_cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may keep busy: those it may run on, and no more than its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else min(cores, max(1, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores whose time the control groups of this process (Linux) may use, the least of them; None: no limit.
+
+    Each group and those it lies in have a limit of their own. Version 2 keeps it in `cpu.max` ("200000 100000": two
+    cores), version 1 in `cpu.cfs_quota_us` and `cpu.cfs_period_us`. `root` is for tests.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None  # not Linux
+    mounts, quotas = root / "sys/fs/cgroup", []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # A container sees its own group as the root, though its name may be that of the outside.
+        parts = [part for part in group.split("/") if part]
+        parts = [] if ".." in parts else parts
+        for mount in (mounts, mounts / "unified") if not controllers else (mounts / controllers, mounts / "cpu"):
+            folders = [mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+            quotas += [quota for folder in folders if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    """The limit of one control group in cores, of either version; None where it has none."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((group / name).read_text(encoding="ascii") for name in names).split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):
+            continue  # not there, or "max"
+        if quota > 0 and period > 0:  # version 1 says -1 for no limit
+            return quota / period
+    return None
 
 
 def _threads(wanted: int | str, local_world_size: int, reasons: list[str]) -> int:
@@ -268,8 +308,10 @@ def _threads(wanted: int | str, local_world_size: int, reasons: list[str]) -> in
     # Beyond 16 threads batches of 32x32 images are too small to share; oversubscription is ruinous.
     cores = available_cores()
     threads = min(max(cores // local_world_size, 1), 16)
+    quota = cpu_quota()
+    limit = ", all of its CPU quota" if quota is not None and math.ceil(quota) <= cores else ""
     users = "this process" if local_world_size == 1 else f"the {local_world_size} processes of this machine"
-    reasons.append(f"threads {threads}: {cores} cores are available to {users}")
+    reasons.append(f"threads {threads}: {cores} cores are available to {users}{limit}")
     return threads
 
 

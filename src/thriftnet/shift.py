@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -154,7 +155,7 @@ def stored_shift(run: Run) -> ShiftMeasurement | None:
             split, images = named.groups()
             found.append((split, -math.inf if images is None else -int(images), path))
     for split, _, path in sorted(found):
-        again = f"thriftnet evaluate {run.path} --shift --split {split}"
+        again = f"thriftnet evaluate {quote(str(run.path))} --shift --split {split}"
         stored = _read(run, path.name, Stored, again)
         if stored.complete and _is_of_these_weights(run, stored.context):
             return ShiftMeasurement(path, stored)
@@ -415,7 +416,7 @@ def stored_remedies(run: Run) -> StoredRemedies | None:
     for split in ("test", "validation"):
         name = f"remedies-{split}.json"
         if run.folder.has(name):
-            stored = _read(run, name, StoredRemedies, f"thriftnet remedies {run.path} --split {split}")
+            stored = _read(run, name, StoredRemedies, f"thriftnet remedies {quote(str(run.path))} --split {split}")
             if _is_of_these_weights(run, stored.context):
                 return stored
     return None
@@ -445,7 +446,7 @@ def measure_remedies(
     everything = replace(Predictor(runs), adapt_batchnorm=True, tta="flip")
     missing = [str(one.path) for one in runs if not one.folder.has(TEMPERATURE_FILE)]
     if missing:
-        notes.append(f"temperature scaling is left out; fit it with: thriftnet calibrate {' '.join(missing[:1])}")
+        notes.append(f"temperature scaling is left out; fit it with: thriftnet calibrate {quote(missing[0])}")
     else:
         ways["temperature scaled"] = replace(one, calibrated=True)
         everything = replace(everything, calibrated=True)

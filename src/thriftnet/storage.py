@@ -1,7 +1,8 @@
-"""Files that are complete or absent, and the folder of what can be made again.
+"""Paths as users write them, files that are complete or absent, and what the operating system refuses.
 
 A file is written beside its final place, forced to the disk and then renamed over it, so that neither a full disk nor a
-killed process leaves half a file under the real name. Every refusal of the operating system becomes one StorageError.
+killed process leaves half a file under the real name. Every refusal of the operating system becomes one StorageError:
+of a write by `atomic_path`, of anything else by `refusals_named`, which is around every function of the library.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import json
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from thriftnet.errors import StorageError
+from thriftnet.errors import StorageError, UserError
 
 CACHE_VARIABLE = "THRIFTNET_CACHE"
 PARTIAL = ".partial-"
@@ -36,14 +38,61 @@ _REASONS = {
     errno.ENOLCK: ("its file system has no locks left or knows none", "choose a folder on another file system"),
     errno.EOPNOTSUPP: ("its file system knows no locks", "choose a folder on another file system"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.ELOOP: ("its links point at each other", "remove one of them, or choose another path"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.EIO: ("the device does not answer as it should", "check the disk, or use a copy elsewhere"),
+    errno.ESTALE: ("its network file system has lost it", "mount it again, or use a copy elsewhere"),
 }
+_ALLOW = "give this user access to it and to the folders it is in, or use a copy that is the user's own"
+# Where reading or writing was refused: not that something is or is not there, which is for us to look at beforehand.
+_REFUSALS = {
+    number: (reason, _ALLOW if number in (errno.EACCES, errno.EPERM) else fix)
+    for number, (reason, fix) in _REASONS.items()
+    if number not in (errno.ENOENT, errno.EEXIST, errno.ENOLCK, errno.EOPNOTSUPP)
+}
+
+
+def user_path(path: Path | str) -> Path:
+    """`path` as a user gave it, with a `~` or `~name` in front as that home folder: shells leave it in `--out=~/x`.
+
+    Raises UserError for a home folder that nobody has.
+    """
+    expanded = os.path.expanduser(path)
+    if os.fspath(expanded).startswith("~"):
+        raise UserError(f"{path} begins with nobody's home folder; give a whole path, or ./{path} for that name")
+    found = Path(expanded)
+    # `./~` is a folder of that name, and as a Path has lost its dot.
+    return found.absolute() if str(found).startswith("~") else found
 
 
 def cache_folder() -> Path:
     """The folder in THRIFTNET_CACHE, else the user's own cache; it need not exist."""
     import pooch
 
-    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("thriftnet")).expanduser()
+    return user_path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("thriftnet"))
+
+
+def why_refused(error: BaseException) -> str | None:
+    """Reason and fix where the operating system refused access to a path that `error` names; None for other errors."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
+        return None
+    found = _REFUSALS.get(error.errno or 0)
+    return None if found is None else "; ".join(found)
+
+
+@contextmanager
+def refusals_named() -> Iterator[None]:
+    """Turn the first refusal in the block into a StorageError: its path, the reason, what is needed.
+
+    Other errors, and those that name no path, pass: they are faults of this program. Also a decorator.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = why_refused(error)
+        if why is None:
+            raise
+        raise StorageError(f"could not use {os.fsdecode(error.filename)}: {why}") from error
 
 
 def storage_error(path: Path, error: OSError, safe: str) -> StorageError:
@@ -98,6 +147,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
             # Where even this is refused (a read-only file system), the write has said so already.
             with suppress(OSError):
                 temporary.unlink()
+
+
+class _GivenUp(Exception):
+    pass
+
+
+def check_writable(path: Path) -> Path:
+    """`path`, if `write_atomic` could write it; for before the work whose result it takes. Raises StorageError."""
+    with suppress(_GivenUp), atomic_path(path):
+        raise _GivenUp
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """`path`, if it is a folder that can be written to, or could be made with its parents. Raises StorageError."""
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise storage_error(path, error, "nothing was done yet") from None
+    return path
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -115,7 +115,7 @@ def test_a_compiler_whose_words_are_not_utf_8(monkeypatch: pytest.MonkeyPatch, f
     compiler.write_bytes(b"#!/bin/sh\nprintf 'error: d\\351claration\\n' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(KernelsUnavailable, match="failed: error: d.claration; install a recent g"):
+    with pytest.raises(KernelsUnavailable, match=r"failed: error: d.claration; install a recent g"):
         load_kernels("tiny")
 
 

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tests.reporting.conftest import contrast
+from thriftnet import fonts
 from thriftnet.errors import StorageError
 from thriftnet.reporting import figures, shift_figures, study_figures
 from thriftnet.reporting.class_figures import distribution_data, draw_distribution
@@ -83,7 +84,7 @@ def test_a_short_name_is_one_line_of_limited_length(name: str, longest: int) -> 
     assert len(short.splitlines()) <= 1
     assert short.isprintable()
     if 0 < len(name) <= longest and name == " ".join(name.split()) and name.isprintable():
-        assert short == name
+        assert short == fonts.drawable(name)
 
 
 _VALUES = np.linspace(0, 100, 40).reshape(8, 5)

@@ -26,6 +26,7 @@ from thriftnet.data.limits import read_file
 from thriftnet.data.place import as_given
 from thriftnet.data.safe_pickle import field, load_pickle
 from thriftnet.errors import DataError
+from thriftnet.storage import why_refused
 
 SIDE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIDE * SIDE
@@ -257,6 +258,8 @@ class CifarSource(Source):
         except _TooMuch:
             raise self._suspect(f"unpacks to more than {MOST_ARCHIVE_BYTES:,} bytes") from None
         except _TAR_DAMAGED as error:
+            if why_refused(error):  # no fault of what is in the file
+                raise
             raise self._damaged(error) from None
 
     def _suspect(self, what: str) -> DataError:

@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from thriftnet.errors import DataError
+from thriftnet.storage import why_refused
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -142,7 +143,7 @@ def _opened(encoded: Encoded) -> Iterator[Image.Image]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except _DAMAGED as error:
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableImage(why_refused(error) or " ".join(str(error).split()) or type(error).__name__) from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.prepare import check_images
 from thriftnet.data.statistics import channel_statistics, fingerprint
 from thriftnet.errors import UnlabelledError
+from thriftnet.fonts import NUMBERED, font_for, main_font, numbered, printable
 from thriftnet.storage import atomic_path
 
 IMAGES_PER_CLASS = 10
@@ -101,6 +102,7 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
     """
     train = source.train()
     check_images(train, source, image_side=None)
+    all_drawn = contact_sheet_path is None or numbered(source.class_names) == source.class_names
     mean, std = channel_statistics(train.images)
     test, unlabelled = None, 0
     try:
@@ -111,7 +113,7 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
         location=source.location,
         format=source.format,
         class_names=source.class_names,
-        notes=source.notes,
+        notes=source.notes if all_drawn else (*source.notes, f"in the contact sheet {NUMBERED}"),
         train=_count(train, source),
         test=test,
         unlabelled_test_images=unlabelled,
@@ -125,15 +127,19 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
 
 
 def contact_sheet(data: LabelledImages, class_names: tuple[str, ...]) -> Image.Image:
-    """A row a class: its name and its first ten images, enlarged without smoothing to at least 64 pixels."""
+    """A row a class: its name, as `fonts.numbered` has it, and its first ten images.
+
+    These are enlarged without smoothing to at least 64 pixels.
+    """
     side = data.images.shape[2]
     factor = max(1, round(_CELL_PX / side))
     pitch = side * factor + _GAP_PX
-    font = ImageFont.load_default(_TEXT_PX)
-    name_px = max(int(font.getlength(name)) for name in class_names) + 3 * _GAP_PX
+    names = [printable(name) for name in numbered(class_names)]
+    fonts = [ImageFont.truetype(font_for(name) or main_font(), _TEXT_PX) for name in names]
+    name_px = max(int(font.getlength(name)) for font, name in zip(fonts, names, strict=True)) + 3 * _GAP_PX
     sheet = Image.new("RGB", (name_px + IMAGES_PER_CLASS * pitch, len(class_names) * pitch + _GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
-    for label, name in enumerate(class_names):
+    for label, (font, name) in enumerate(zip(fonts, names, strict=True)):
         top = _GAP_PX + label * pitch
         draw.text((_GAP_PX, top + (pitch - _GAP_PX) // 2), name, fill="black", font=font, anchor="lm")
         for column, index in enumerate((data.labels == label).nonzero().flatten()[:IMAGES_PER_CLASS].tolist()):

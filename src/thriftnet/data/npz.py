@@ -27,6 +27,7 @@ from thriftnet.data.limits import array_bytes, check_decompressed
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
+from thriftnet.storage import why_refused
 
 _WHOLE = (("images", "labels"), ("x", "y"))
 _TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"))
@@ -56,6 +57,8 @@ class NpzArrays:
             with zipfile.ZipFile(path) as archive:
                 self.keys = tuple(name.removesuffix(".npy") for name in archive.namelist())
         except _DAMAGED as error:
+            if why_refused(error):  # no fault of what is in the file
+                raise
             raise self._unreadable(error) from None
 
     def read(self, key: str) -> np.ndarray:

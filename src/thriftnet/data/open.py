@@ -14,6 +14,7 @@ from thriftnet.data.npz import NpzSource
 from thriftnet.data.parquet_files import set_folders
 from thriftnet.data.place import kind_of
 from thriftnet.errors import DataError, nearest
+from thriftnet.storage import user_path
 
 VARIABLE = "THRIFTNET_DATA"
 NAMES = ("digits", *ARCHIVES)
@@ -24,7 +25,8 @@ def open_source(data: str | None, image_side: int | None = None) -> Source:
 
     `digits`, `cifar10` and `cifar100` are names (a folder so called is `./digits`); anything else is the path of a
     CIFAR folder or tar.gz, a Parquet file or folder, an `.npz`, or a folder of class folders. `image_side`: pixels to
-    resize to; None keeps the data's own side (32 for image folders). Raises DataError.
+    resize to; None keeps the data's own side (32 for image folders). Raises DataError, and UserError for
+    a home folder that nobody has.
     """
     given = (os.environ.get(VARIABLE) or "digits") if data is None else data
     if given == "digits":
@@ -34,7 +36,7 @@ def open_source(data: str | None, image_side: int | None = None) -> Source:
     if not given.strip():
         raise DataError(f"the data set's name is empty; give the path of a set, or one of {', '.join(NAMES)}")
     try:
-        path = Path(given).expanduser()
+        path = user_path(given)
         if not path.exists():
             from_where = f" ({VARIABLE} says so)" if data is None else ""
             raise DataError(
@@ -42,7 +44,7 @@ def open_source(data: str | None, image_side: int | None = None) -> Source:
                 f"{', '.join(NAMES)}"
             )
         return _open_folder(path, image_side) if path.is_dir() else _open_file(path, image_side)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that nobody has
+    except OSError as error:
         raise DataError(f"{given} cannot be opened ({error}); check its path and permissions") from None
 
 

@@ -55,6 +55,7 @@ class ParquetImages:
     @classmethod
     def open(cls, path: Path) -> ParquetImages:
         """Raises DataError where the file is damaged or has no image column."""
+        path.open("rb").close()  # Arrow does not tell a refusal of the system from damage
         try:
             file = pq.ParquetFile(path)
         except _DAMAGED as error:

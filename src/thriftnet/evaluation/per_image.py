@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +48,7 @@ class PerImageResults:
 
 def decode_per_image(content: bytes, path: Path) -> PerImageResults:
     """Read what `PerImageResults.encoded` gave. Raises RunFolderError, naming `path`, for a damaged file."""
-    remedy = f"evaluate again: thriftnet evaluate {path.parent}"
+    remedy = f"evaluate again: thriftnet evaluate {quote(str(path.parent))}"
     try:
         tensors = load(content)
         # Where the metadata are is not in safetensors' interface for bytes: the header is JSON after its length.

@@ -20,6 +20,7 @@ from thriftnet.config import RecipeConfig, Section
 from thriftnet.errors import RecipeError, UserError, nearest
 from thriftnet.evaluation.adversarial import AttackConfig
 from thriftnet.ledger.audit import LAYER_TABLES, corrections
+from thriftnet.storage import why_refused
 from thriftnet.tuning.config import names as study_names
 
 Protocol = Literal["paper", "honest"]
@@ -304,7 +305,7 @@ def load_claims(path: Path | None = None) -> Claims:
     """
     try:
         if path is not None:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+            tables = recipes.parse_toml(path.read_text(encoding="utf-8-sig"))
         else:
             folder = resources.files("thriftnet.ledger")
             tables = {}
@@ -315,8 +316,8 @@ def load_claims(path: Path | None = None) -> Claims:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RecipeError(f"claims: {place}: {first['msg'].removeprefix('Value error, ')}") from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"claims {path} cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"claims {path} cannot be read: {why_refused(error) or error}") from None
 
 
 def side_recipe(side: Side) -> RecipeConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from thriftnet.ledger.audit import TableAudit, audit_table, corrections
@@ -69,7 +70,7 @@ class Findings:
             case AuditClaim():
                 return next(each.against for each in corrections().contradiction if each.id == claim.contradiction)
             case StudyClaim():
-                place = f"{self.out}/studies/{claim.study}"
+                place = quote(f"{self.out}/studies/{claim.study}")
                 return self.beside.get(
                     claim.id, f"missing: thriftnet study run {claim.study} --data PATH --out {place}"
                 )

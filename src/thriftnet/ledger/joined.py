@@ -7,6 +7,7 @@ planned today is theirs, by the key of the training; verdicts and differences ar
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,11 +159,13 @@ def read_joined(out: Path, shape: DataShape, claims: Claims) -> JoinedLedgers:
     Raises RunFolderError for a file that is no ledger of this version, UserError for one of other data or claims.
     """
     contents = {}
-    for path in sorted((out / FOLDER).glob("*.json")):
+    folder = out / FOLDER
+    # A folder that may not be read is an error here; to a glob it would be empty.
+    for path in sorted(each for each in (folder.iterdir() if folder.is_dir() else ()) if each.suffix == ".json"):
         try:
             if path.stat().st_size > MOST_BYTES:
                 raise RunFolderError(f"{path} has over {MOST_BYTES:,} bytes, more than any ledger; remove it")
-            found = _Contents.model_validate_json(path.read_bytes())
+            found = _Contents.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
@@ -170,8 +173,6 @@ def read_joined(out: Path, shape: DataShape, claims: Claims) -> JoinedLedgers:
                 f"{path} cannot be joined ({place}: {first['msg']}); put a ledger.json there that this version of "
                 "thriftnet wrote, or remove it"
             ) from None
-        except OSError as error:
-            raise RunFolderError(f"{path} cannot be read ({error}); remove it") from None
         if found.data != shape:
             raise UserError(
                 f"{path} is a ledger of {found.data.text}, and these data are {shape.text}; remove it, or choose "

@@ -68,7 +68,10 @@ def ledger_page(findings: Findings, commands: Sequence[str]) -> Page:
             Section(
                 "Again",
                 [
-                    Text("What was asked for. Each command goes on with what it lacks, and writes this page again."),
+                    Text(
+                        "What was asked for, from the folder that holds this one and the data. Each command goes on "
+                        "with what it lacks, and writes this page again."
+                    ),
                     Code("\n".join(commands)),
                 ],
             ),

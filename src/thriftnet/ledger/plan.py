@@ -347,8 +347,8 @@ def read_requests(out: Path) -> list[Request]:
     if not path.is_file():
         return []
     try:
-        return [Request.model_validate(each) for each in parse_json(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError) as error:
+        return [Request.model_validate(each) for each in parse_json(path.read_bytes())]
+    except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); remove it") from None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thriftnet.evaluation.metrics import Evaluation
+from thriftnet.fonts import numbered
 from thriftnet.reporting.figures import BLUE, GRID, INK, MUTED, VERMILLION, WHITE, new_figure, short_name, styled
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class ConfusionData:
 
 def confusion_data(evaluation: Evaluation) -> ConfusionData:
     counts = np.array(evaluation.confusion)
-    return ConfusionData(counts, counts / np.maximum(counts.sum(1, keepdims=True), 1), evaluation.class_names)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return ConfusionData(counts, shares, numbered(evaluation.class_names))
 
 
 @styled
@@ -121,11 +123,11 @@ def distribution_data(
     """
     if len(class_names) != len(predicted) or (true is not None and len(true) != len(predicted)):
         raise ValueError(f"{len(class_names)} class names do not fit {len(predicted)} counts")
-    counts = np.array(predicted)
+    names, counts = numbered(class_names), np.array(predicted)
     weight = counts if true is None else np.abs(counts - np.array(true))
     kept = sorted(np.argsort(-weight, kind="stable")[:_MOST_BARS].tolist())
     return DistributionData(
-        tuple(class_names[k] for k in kept),
+        tuple(names[k] for k in kept),
         tuple(int(predicted[k]) for k in kept),
         None if true is None else tuple(int(true[k]) for k in kept),
         hidden=len(class_names) - len(kept),

@@ -11,11 +11,13 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
+from thriftnet import fonts
 from thriftnet.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ _PAGE_COLOURS = {
 
 _STYLE: Any = {
     "text.parse_math": False,  # a class named "$5" is a name, not a formula
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -74,6 +75,9 @@ _LONGEST_NAME = 22
 
 P = ParamSpec("P")
 
+_inside = ContextVar("_inside", default=False)
+"""Whether a figure is being drawn in this package's style."""
+
 
 @contextmanager
 def _styled() -> Iterator[None]:
@@ -81,8 +85,12 @@ def _styled() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a reader's own matplotlibrc must not change a run's figures
-        matplotlib.rcParams.update(_STYLE)
-        yield
+        matplotlib.rcParams.update({**_STYLE, "font.family": fonts.families()})
+        token = _inside.set(True)
+        try:
+            yield
+        finally:
+            _inside.reset(token)
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -140,20 +148,32 @@ def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
     """A class name on one line and cut to `longest` characters, so that no label covers another.
 
     What cannot be printed (control characters, a file name's bytes that are no text) becomes a replacement character,
-    and nothing a dash.
+    as does a letter that no font here has, and nothing a dash.
     """
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split())) or "–"
+    line = fonts.drawable(fonts.printable(" ".join(name.split()))) or "–"
+    if _inside.get():  # another font may have been found for it just now
+        import matplotlib
+
+        matplotlib.rcParams["font.family"] = fonts.families()
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def short_names(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
-    """Each as `short_name` makes it, but cut in the middle where cutting the ends would make two the same."""
+    """Each as `short_name` makes it, but cut in the middle where cutting the ends would make two the same.
+
+    One with letters that no font here has gets its number in front.
+    """
+    names = [name if _is_drawable(name) else f"{number} {name}" for number, name in enumerate(names, start=1)]
     cut = [short_name(name, longest) for name in names]
     if len(set(cut)) == len(set(names)):
         return cut
     lines = [short_name(name, max(len(name), 1)) for name in names]
     head = (longest - 1) // 2
     return [line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}" for line in lines]
+
+
+def _is_drawable(name: str) -> bool:
+    return fonts.font_for(fonts.printable(name)) is not None
 
 
 def _render(figure: Figure, kind: Literal["png", "svg"], background: bool) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from thriftnet.evaluation.metrics import Evaluation
+from thriftnet.fonts import NUMBERED
 from thriftnet.models.summary import Summary
 from thriftnet.reporting.confusion import GRID_CLASSES, ConfusedImages, Confusion
 from thriftnet.reporting.page import (
@@ -69,6 +70,8 @@ class RunFigures:
     """Of more classes than a matrix of numbers can show."""
     distribution: Figure | None = None
     mistakes: Figure | None = None
+    numbered: bool = False
+    """Whether some classes are shown by number, which the captions then say."""
     shift: Figure | None = None
     """Accuracy by corruption and severity."""
     foretold: Figure | None = None
@@ -153,11 +156,15 @@ def run_page(run: RunReport) -> Page:
     sections = [_claim_section(run.claim, result)] if run.claim is not None else []
     sections += [_training_section(run), _evaluation_section(run)]
     if run.figures.mistakes is not None:
-        caption = "In colour what the network took the image for, and how confidently; below it the label."
+        caption = "In colour what the network took the image for, and how confidently; below it the label"
         sections.append(
             Section(
                 "Most confident mistakes",
-                [Drawing(run.figures.mistakes, caption, wide=True, alt="The most confident mistakes")],
+                [
+                    Drawing(
+                        run.figures.mistakes, _with_names(run, caption), wide=True, alt="The most confident mistakes"
+                    )
+                ],
             )
         )
     if run.shift is not None:
@@ -207,7 +214,7 @@ def _training_section(run: RunReport) -> Section:
     if figures.learning_rate is not None:
         blocks.append(Drawing(figures.learning_rate, "Learning rate by step."))
     if figures.augmented is not None:
-        caption = "Training images as they are stored and as augmentation changed them."
+        caption = _with_names(run, "Training images as they are stored and as augmentation changed them")
         blocks += [Heading("What the network is shown"), Drawing(figures.augmented, caption, wide=True)]
     return Section("Training", blocks)
 
@@ -232,25 +239,33 @@ def _evaluation_section(run: RunReport) -> Section:
         by_class,
         Text(undefined, muted=True),
         Heading("Confusion matrix"),
-        *_confusion_blocks(evaluation, run.confused, run.figures.confusion),
+        *_confusion_blocks(run, evaluation),
     ]
     if run.figures.distribution is not None:
-        caption = "How often each class is predicted, and how many images it has."
+        caption = _with_names(run, "How often each class is predicted, and how many images it has")
         blocks += [Heading("Predicted classes"), Drawing(run.figures.distribution, caption)]
     badge = TEST_SELECTED if run.evaluated_split == "test" and run.selection == "test" else ""
     return Section(f"Evaluation on the {run.evaluated_split} images", blocks, badge)
 
 
-def _confusion_blocks(evaluation: Evaluation, images: ConfusedImages | None, figure: Figure | None) -> list[Block]:
+def _confusion_blocks(run: RunReport, evaluation: Evaluation) -> list[Block]:
+    images, figure = run.confused, run.figures.confusion
     caption = "Rows are true classes, columns predicted ones; colour is the share of the true class"
     opens = "" if images is None else " A number opens its images."
     matrix = Confusion(evaluation.class_names, evaluation.confusion, images)
     if len(evaluation.class_names) <= GRID_CLASSES:
         keys = " Arrow keys walk, Enter opens, Escape closes." if opens else ""
         return [Text(f"{caption}, numbers are images, an empty cell is none.{opens}{keys}", muted=True), matrix]
-    blocks: list[Block] = [] if figure is None else [Drawing(figure, f"{caption}.", wide=True, alt="Confusion matrix")]
+    blocks: list[Block] = (
+        [] if figure is None else [Drawing(figure, _with_names(run, caption), wide=True, alt="Confusion matrix")]
+    )
     too_many = f"Too many classes to number every cell; these are the mistakes made most often.{opens}"
     return [*blocks, Text(too_many, muted=True), matrix]
+
+
+def _with_names(run: RunReport, caption: str) -> str:
+    """The caption of a figure that names classes; tables have the names themselves."""
+    return f"{caption}; {NUMBERED}." if run.figures.numbered else f"{caption}."
 
 
 def _network_section(layers: Summary) -> Section:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thriftnet.fonts import numbered
 from thriftnet.reporting.figures import MUTED, VERMILLION, new_figure, short_name, styled
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def augmented_batch_data(
 
     Both: [N, C, H, W], uint8 or float in [0, 1]; `labels`: int64 [N].
     """
-    names = tuple(class_names[label] for label in labels[:limit].tolist())
+    shown = numbered(class_names)
+    names = tuple(shown[label] for label in labels[:limit].tolist())
     return AugmentedBatchData(pixels(originals[:limit]), pixels(augmented[:limit]), names)
 
 
@@ -87,10 +89,11 @@ def mistakes_data(
     confidence, predicted = logits.double().softmax(1).max(1)
     wrong = (predicted != labels).nonzero().squeeze(1)
     shown = wrong[torch.sort(confidence[wrong], descending=True, stable=True).indices[:limit]]
+    names = numbered(class_names)
     return MistakesData(
         images=pixels(images[shown]),
-        predicted_names=tuple(class_names[k] for k in predicted[shown].tolist()),
-        true_names=tuple(class_names[k] for k in labels[shown].tolist()),
+        predicted_names=tuple(names[k] for k in predicted[shown].tolist()),
+        true_names=tuple(names[k] for k in labels[shown].tolist()),
         confidences=tuple(confidence[shown].tolist()),
         indices=tuple(shown.tolist()),
         total=len(wrong),

@@ -24,6 +24,7 @@ from thriftnet.data.limits import check_decompressed
 from thriftnet.data.prepare import TrainingData
 from thriftnet.errors import RecipeError, RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
+from thriftnet.fonts import numbered
 from thriftnet.inference import Measurement
 from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import summarize
@@ -137,6 +138,7 @@ def gather(run: Run) -> RunReport:
         layers=summarize(network, (run.data.channels, run.data.image_side, run.data.image_side)),
         environment={key.replace("_", " "): _in_words(value) for key, value in environment.items()},
         figures=RunFigures(
+            numbered=numbered(run.data.class_names) != run.data.class_names,
             loss=draw_curves(curves, ("loss",)),
             accuracy=draw_curves(curves, ("accuracy",)),
             learning_rate=draw_learning_rate(_learning_rates(run)),

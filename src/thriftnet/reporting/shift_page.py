@@ -241,10 +241,12 @@ def _largest(measurement: ShiftMeasurement, name: str) -> str:
 def _command(measurement: ShiftMeasurement) -> str:
     context = measurement.stored.context
     parts = ["thriftnet", "evaluate", *(run["path"] for run in context["runs"]), "--shift", "--split", context["split"]]
+    parts += ["--data", context["data"]["location"]]
     if context["images"] != context["split_images"]:
         parts += ["--shift-images", str(context["images"])]
     parts += ["--tta", context["tta"]] if context["tta"] != "none" else []
     parts += ["--weights", context["weights"]] if context["weights"] != "selected" else []
     parts += ["--calibrated"] if context["temperatures"] else []
     parts += ["--adapt-batchnorm"] if context["adapt_batchnorm"] else []
+    parts += ["--batch-size", str(context["batch_size"])] if "batch_size" in context else []
     return shlex.join(parts)

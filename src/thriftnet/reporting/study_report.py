@@ -80,6 +80,8 @@ class StudyFacts:
     """Share of each key in the objective's variance over the completed trials; empty where it cannot be computed."""
     folder: str
     trials: Sequence[TrialFacts]
+    storage: str | None = None
+    """The URL of the trials, without a password, where they are not in the folder."""
 
     def of_state(self, state: State) -> list[TrialFacts]:
         return [trial for trial in self.trials if trial.state == state]
@@ -240,8 +242,7 @@ def study_page(study: StudyFacts) -> Page:
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     sections.append(Section("Trials", [Table(columns, rows, "Every trial; a pruned one has its last value.")]))
-    again = f"thriftnet study run {shlex.quote(study.folder + '/study.toml')} --out {shlex.quote(study.folder)}"
-    sections.append(Section("To go on", [Code(f"{again} --data {shlex.quote(study.data)}")]))
+    sections.append(Section("To go on", [Code(study_command(study.folder, study.data, study.storage))]))
     return Page("a study", study.name, study_lead(study), sections)
 
 
@@ -254,6 +255,12 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def study_command(folder: str, data: str, storage: str | None) -> str:
+    """The command that goes on with a study; a password has to be added to `storage`."""
+    words = ["thriftnet", "study", "run", f"{folder}/study.toml", "--out", folder, "--data", data]
+    return shlex.join(words if storage is None else [*words, "--storage", storage])
 
 
 def study_lead(study: StudyFacts) -> str:

@@ -36,7 +36,7 @@ from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.errors import RecipeError, RunFolderError, StorageError
 from thriftnet.memory import is_out_of_memory
-from thriftnet.storage import PARTIAL, parse_json, storage_error, write_atomic
+from thriftnet.storage import PARTIAL, parse_json, storage_error, why_refused, write_atomic
 from thriftnet.training import checksums
 from thriftnet.training.checkpoint import FoundState, newest_first, refusal, require_safe_reader, state_name
 from thriftnet.training.checksums import Checksums, sha256
@@ -186,7 +186,7 @@ class RunFolder:
         if not self.has_epoch:
             return []
         try:
-            table = csv.DictReader(io.StringIO(self.read_bytes("metrics.csv").decode(), newline=""))
+            table = csv.DictReader(io.StringIO(self.read_bytes("metrics.csv").decode("utf-8-sig"), newline=""))
             rows = [{key: _number(value) for key, value in row.items()} for row in table]
             check_history(rows)
             return rows
@@ -259,6 +259,8 @@ class RunFolder:
                     raise self._damaged(name, f"it has {size:,} bytes, more than any file of a run")
                 content = self._existing(name).read_bytes()
             except OSError as error:
+                if why := why_refused(error):
+                    raise RunFolderError(f"could not read {self.path / name}: {why}") from None
                 raise self._damaged(name, error.strerror or error) from None
             expected = sums.of(name)
             if not expected or sha256(content) in expected:
@@ -335,6 +337,8 @@ class RunFolder:
         try:
             return Checksums.parse((self.path / checksums.NAME).read_bytes())
         except (OSError, ValueError) as error:
+            if why := why_refused(error):
+                raise RunFolderError(f"could not read {self.path / checksums.NAME}: {why}") from None
             raise RunFolderError(
                 f"{self.path / checksums.NAME} is damaged ({error}), so no file here can be checked; restore it from a "
                 "copy, or remove it to use the files as they are"

@@ -16,6 +16,7 @@ from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig, Section
 from thriftnet.config.fields import Count, Positive
 from thriftnet.errors import RecipeError, StudyError, nearest
+from thriftnet.storage import user_path, why_refused
 from thriftnet.tuning.space import Axis, flatten, grid, overrides, parse_constraint, value_at
 from thriftnet.twins import narrow, shorten
 
@@ -298,13 +299,14 @@ def _packaged() -> Any:
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:
     """(name, text, folder of the file or None when packaged)."""
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
-        path = Path(name_or_path)
+        path = user_path(name_or_path)
         try:
             if path.stat().st_size > MAX_STUDY_BYTES:
                 raise StudyError(f"study {path} is larger than {MAX_STUDY_BYTES:,} bytes; studies are about 25 lines")
-            return path.stem, path.read_text(encoding="utf-8"), path.parent
+            return path.stem, path.read_text(encoding="utf-8-sig"), path.parent
         except OSError as error:
-            raise StudyError(f"study {path} cannot be read: {error.strerror or error}") from None
+            why = why_refused(error) or error.strerror or error
+            raise StudyError(f"study {path} cannot be read: {why}") from None
         except UnicodeDecodeError:
             raise StudyError(f"study {path} is not UTF-8 text; save it as UTF-8") from None
     entry = _packaged() / f"{name_or_path}.toml"

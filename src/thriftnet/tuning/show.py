@@ -48,7 +48,7 @@ def read_study(folder: Path, storage: str | None = None) -> StudyFacts:
             ) from None
         for trial in recorded.get_trials(deepcopy=False):
             check_trial(trial)
-        return _facts(folder, study, facts["data"], recorded)
+        return _facts(folder, study, facts["data"], facts["storage"], recorded)
 
 
 def draw_study_figures(study: StudyFacts, folder: Path) -> None:
@@ -73,7 +73,7 @@ def draw_study_figures(study: StudyFacts, folder: Path) -> None:
             save(drawing.figure, target / f"{name}{ending}")
 
 
-def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study) -> StudyFacts:
+def _facts(folder: Path, study: ResolvedStudy, data: str, storage: str | None, recorded: optuna.Study) -> StudyFacts:
     config, base = study.config, study.base
     trials = recorded.get_trials(deepcopy=False)
     return StudyFacts(
@@ -98,6 +98,7 @@ def _facts(folder: Path, study: ResolvedStudy, data: str, recorded: optuna.Study
         constraints=config.constraints,
         importance=_importance(recorded, list(config.space)),
         folder=str(folder),
+        storage=storage,
         trials=[_trial(study, trial) for trial in sorted(trials, key=number_of)],
     )
 

@@ -37,6 +37,7 @@ from thriftnet.data.place import same_place
 from thriftnet.errors import BudgetError, RecipeError, RunFolderError, StudyError
 from thriftnet.models.build import PAPER_CHANNELS, PAPER_CLASSES, build_on_meta, check_recipe_network, count_parameters
 from thriftnet.models.summary import summarize
+from thriftnet.reporting.study_report import study_command
 from thriftnet.storage import parse_json, storage_error, write_atomic
 from thriftnet.training.lock import LOCK
 from thriftnet.training.run_folder import RunFolder
@@ -520,7 +521,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = parse_json(path.read_bytes())
         return {key: facts[key] for key in ("name", "data", "storage")}
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StudyError(f"{folder} is not a study's folder; `thriftnet study run` prints the one it made") from None
     except (ValueError, KeyError, TypeError):
         raise StudyError(f"{path} is damaged; restore it from a copy") from None
@@ -535,7 +536,7 @@ def _check_same(folder: Path, study: ResolvedStudy, data: str, storage: str | No
     if differing:
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing[:5])}; choose another --out, or go on with: "
-            f"thriftnet study run {folder / 'study.toml'} --out {folder}"
+            f"{study_command(str(folder), facts['data'], facts['storage'])}"
         )
     given = {"data": data, "storage": None if storage is None else without_password(storage)}
     for what, value in given.items():

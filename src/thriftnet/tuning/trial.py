@@ -16,7 +16,7 @@ from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
 from thriftnet.errors import BudgetError, DataError, NonFiniteLossError, OutOfMemoryError, RecipeError, ThriftnetError
 from thriftnet.run import Run
-from thriftnet.storage import write_atomic
+from thriftnet.storage import refusals_named, write_atomic
 from thriftnet.tracking.display import TrackedDisplay, tracked
 from thriftnet.training.progress import Display, SilentDisplay
 from thriftnet.training.run_folder import RunFolder
@@ -77,6 +77,7 @@ class _Reporting:
             raise _Pruned
 
 
+@refusals_named()
 def run_trial(job: Job, report: Report) -> Outcome:
     """Train `job` as far as it is not yet trained, reporting each new epoch.
 
