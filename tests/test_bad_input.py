@@ -378,6 +378,7 @@ def test_a_file_larger_than_the_system_allows(workplace: Path) -> None:
     )
     assert {path.name for path in Path("new").iterdir()} == {
         "recipe.toml", "environment.json", "data.json", "events.jsonl", "SHA256SUMS", ".lock",
+        "seen-images.safetensors",
     }  # fmt: skip
     assert thriftnet("train", "--resume", "new").status == 0
     assert timeless("new") == timeless("run")

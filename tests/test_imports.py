@@ -27,6 +27,7 @@ ORDER = [
     "evaluation",
     "training",
     "run",
+    "run_data",
     "predictor",
     "inference",
     "run_landscape",

@@ -22,7 +22,7 @@ from thriftnet.errors import UserError
 from thriftnet.evaluation.landscape import BatchNormStatistics
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.evaluation.sides import Comparison
-from thriftnet.inference import Measurement, Predictions, Split
+from thriftnet.inference import Measurement, Predictions
 from thriftnet.ledger.claims import load_claims
 from thriftnet.ledger.plan import checked_request
 from thriftnet.ledger.write import Ledger
@@ -39,6 +39,7 @@ from thriftnet.reporting.run_report import draw_evaluation_figures, draw_trainin
 from thriftnet.reporting.shift_page import draw_shift_figures, write_shift_page
 from thriftnet.run import Run
 from thriftnet.run import load_run as open_run
+from thriftnet.run_data import Split
 from thriftnet.run_landscape import Landscape, Settings, measure_landscape
 from thriftnet.shift import Remedies, Say, ShiftMeasurement
 from thriftnet.storage import check_folder, check_writable, refusals_named, user_path

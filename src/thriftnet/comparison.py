@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ from thriftnet.errors import RunFolderError, UserError, nearest
 from thriftnet.evaluation.compare import mean_interval
 from thriftnet.evaluation.per_image import PerImageResults, decode_per_image
 from thriftnet.evaluation.sides import LETTERS, Comparison, Side, compare_sides, interval_text
-from thriftnet.inference import Split
 from thriftnet.reporting.run_report import draw_evaluation_figures
 from thriftnet.run import Run, load_run
+from thriftnet.run_data import Split
 from thriftnet.storage import user_path
 from thriftnet.tracking.display import tracked
 from thriftnet.training.interruption import watch_signals
@@ -291,17 +292,21 @@ def _side(name: str, runs: Sequence[Run], results: Sequence[PerImageResults], sp
 
 def _per_image(run: Run, split: Split, data: str | None, tell: Tell) -> PerImageResults:
     """What the run's selected weights say of every image of the split, measured now unless it is stored."""
-    name = f"evaluation-{split}.safetensors"
     location = run.data.location if data is None else open_source(data, run.data.image_side).location
-    if run.folder.has(name):
-        stored = decode_per_image(run.folder.read_bytes(name), run.path / name)
-        same_weights = stored.weights_sha256 == run.folder.weights_sha256("selected")
-        if same_weights and same_place(stored.location, location):
-            return stored
+    for path in sorted(run.path.glob(f"evaluation-{split}*.safetensors")):
+        if re.fullmatch(rf"evaluation-{split}(-on-.*-[0-9a-f]{{8}})?", path.stem):
+            stored = decode_per_image(run.folder.read_bytes(path.name), path)
+            same_weights = stored.weights_sha256 == run.folder.weights_sha256("selected")
+            if same_weights and same_place(stored.location, location):
+                return stored
     sealed = split == "test" and not run.test_selected
     tell(f"{run.path}: {'the sealed test split is opened' if sealed else f'the {split} split is measured'}")
-    draw_evaluation_figures(inference.measure(run, split, data=data))
-    return decode_per_image(run.folder.read_bytes(name), run.path / name)
+    measurement = inference.measure(run, split, data=data)
+    for note in measurement.context["data"].get("notes", ()):
+        tell(f"note: {note}")
+    draw_evaluation_figures(measurement)
+    path = measurement.path.with_suffix(".safetensors")
+    return decode_per_image(run.folder.read_bytes(path.name), path)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from thriftnet.data.dataset import LabelledImages, Source
-from thriftnet.data.open import open_source
 from thriftnet.data.prediction_input import read_unlabelled
-from thriftnet.data.prepare import prepare
 from thriftnet.data.statistics import fingerprint
 from thriftnet.errors import DataError, UserError
 from thriftnet.evaluation.calibration import fit_temperature
@@ -23,9 +21,8 @@ from thriftnet.evaluation.predict import Averaging
 from thriftnet.evaluation.prediction_file import write_predictions
 from thriftnet.predictor import TEMPERATURE_FILE, Predictor, Temperature, weights_hash
 from thriftnet.run import Run
+from thriftnet.run_data import Split, meet
 from thriftnet.training.run_folder import Which
-
-Split = Literal["test", "validation", "train"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class Measurement:
     evaluation: Evaluation = field(repr=False)
     context: dict[str, Any] = field(repr=False)
     """Data set, selection, epoch, seed, device, precision."""
+    data_label: str = ""
+    """Which data, for names of files; empty for the run's own."""
 
     @property
     def run(self) -> Run:
@@ -49,8 +48,9 @@ class Measurement:
 
     @property
     def path(self) -> Path:
-        """The JSON file in the run folder; every way of predicting but the plain one has a file of its own."""
-        return self.run.path / f"{'-'.join(filter(None, ('evaluation', self.split, self.predictor.variant)))}.json"
+        """The JSON file in the run folder: the plain name is that of the kept weights on the run's own data."""
+        parts = ("evaluation", self.split, self.predictor.variant, self.data_label)
+        return self.run.path / f"{'-'.join(filter(None, parts))}.json"
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.context, **self.evaluation.as_dict()}
@@ -70,10 +70,11 @@ class Measurement:
         if self.context["reduced"]:
             label += f" (reduced: {self.context['reduced']})"
         how = f", {self.predictor.description}" if self.predictor.description else ""
+        where = "" if self.context["data"]["own"] else f" of {self.context['data']['location']}"
         seeds = ", ".join(str(run["seed"]) for run in self.context["runs"])
         seeds = f"seeds {seeds}" if len(self.context["runs"]) > 1 else "one seed"
         lines = [
-            f"{self.split} accuracy{label} {measured.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, "
+            f"{self.split} accuracy{where}{label} {measured.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, "
             f"{measured.count:,} images{how}; {seeds})",
             f"loss {measured.loss:.4f} nats, expected calibration error {measured.expected_calibration_error:.2%}",
             f"{'class':<16} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7} {'predicted':>9}",
@@ -86,6 +87,7 @@ class Measurement:
                 f"{score.name[:16]:<16} {figures[0]:>9} {figures[1]:>9} {figures[2]:>9} "
                 f"{score.support:>7} {score.predicted:>9}"
             )
+        lines += [f"note: {note}" for note in self.context["data"].get("notes", ())]
         return "\n".join(lines)
 
 
@@ -144,23 +146,23 @@ def _measure(predictor: Predictor, split: Split, data: str | Source | None) -> M
     first, weights, tta = predictor.runs[0], predictor.weights, predictor.tta
     _ = predictor.networks  # a damaged run shows before the test set is opened
     result = first.result
-    source = open_fitting(first, data)
-    images = open_split(source, predictor.runs, split, weights=weights, tta=tta)
+    met = meet(predictor.runs, data)
+    images = met.images(split, weights=weights, tta=tta)
     logits = predictor.logits(images.images)
     evaluation = evaluate_logits(logits, images.labels, first.data.class_names)
     context = {
         "split": split,
         "recipe": first.recipe.name,
         "reduced": first.recipe.reduced,
-        "data": {"location": source.location, "format": source.format},
+        "data": met.as_dict(),
         "selection": result["selection"],
         "epoch": result["selected_epoch"] if weights == "selected" else result["epochs"],
         "seed": first.recipe.training.seed,
         **predictor.as_dict(),
     }
-    measurement = Measurement(predictor, split, images, logits, evaluation, context)
+    measurement = Measurement(predictor, split, images, logits, evaluation, context, met.label(images))
     # Before the JSON, so that where there is a number there is also what it was counted from.
-    results = _per_image(measurement, source.location)
+    results = _per_image(measurement, met.source.location)
     first.folder.write_bytes(measurement.path.with_suffix(".safetensors").name, results.encoded())
     first.folder.write_json(measurement.path.name, measurement.as_dict())
     first.folder.log("evaluated", split=split, accuracy=evaluation.accuracy, weights=weights, tta=tta)
@@ -227,7 +229,7 @@ def calibrate(run: Run, *, data: str | None = None) -> Temperature:
             "train with --protocol honest or data.validation_images above 0"
         )
     predictor = Predictor((run,))
-    images = labelled_split(open_fitting(run, data), (run,), "validation")
+    images = meet((run,), data).images("validation")
     logits = predictor.logits(images.images)
     temperature = fit_temperature(logits, images.labels)
     before, after = (evaluate_logits(z, images.labels, run.data.class_names) for z in (logits, logits / temperature))
@@ -243,60 +245,3 @@ def calibrate(run: Run, *, data: str | None = None) -> Temperature:
     )
     run.folder.write_json(TEMPERATURE_FILE, fitted.model_dump())
     return fitted
-
-
-def open_fitting(run: Run, data: str | Source | None) -> Source:
-    """The run's data, or `data` where it has moved. Raises DataError where its classes are not the run's."""
-    source = data if isinstance(data, Source) else open_source(data or run.data.location, run.data.image_side)
-    if source.class_names != run.data.class_names and sorted(source.class_names) == sorted(run.data.class_names):
-        raise DataError(f"{source.location} has the run's classes in another order; their labels mean other classes")
-    if len(source.class_names) != len(run.data.class_names):
-        raise DataError(
-            f"{source.location} has {len(source.class_names)} classes, the run {len(run.data.class_names)}; "
-            f"evaluate with the data that the run was trained on"
-        )
-    return source
-
-
-def open_split(source: Source, runs: Sequence[Run], split: Split, **details: Any) -> LabelledImages:
-    """The images of a split that fits all of `runs`; opening the test split is logged in each, with `details`."""
-    return open_test(source, runs, **details) if split == "test" else labelled_split(source, runs, split)
-
-
-def open_test(source: Source, runs: Sequence[Run], **details: Any) -> LabelledImages:
-    """The test split, its opening logged in every run. Raises DataError where it does not fit them."""
-    for run in runs:
-        run.folder.log("test set opened", location=source.location, **details)
-    return _fitting(source.test(), source, runs[0])
-
-
-def labelled_split(source: Source, runs: Sequence[Run], split: Literal["validation", "train"]) -> LabelledImages:
-    """The images that all of `runs` held out or trained on. Raises DataError where these differ between runs."""
-    first = runs[0]
-    if len({_division(run) for run in runs}) > 1:
-        raise DataError(f"the runs divided their training data in different ways, so they share no {split} split")
-    prepared = prepare(source, first.recipe.data, first.recipe.training.selection, first.recipe.training.split_seed)
-    if prepared.fingerprint != first.data.fingerprint:
-        raise DataError(
-            f"{source.location} is not the training data of this run (hash {prepared.fingerprint[:12]}, the run's "
-            f"{first.data.fingerprint[:12]}), so its {split} split is another; give --data"
-        )
-    if split == "validation" and prepared.validation is None:
-        raise DataError("this run held out no validation images; use --split test or train")
-    images = prepared.train if split == "train" or prepared.validation is None else prepared.validation
-    return _fitting(images, source, first)
-
-
-def _division(run: Run) -> tuple[Any, ...]:
-    data, training = run.recipe.data, run.recipe.training
-    return run.data.fingerprint, data.validation_images, data.train_images, training.split_seed
-
-
-def _fitting(images: LabelledImages, source: Source, run: Run) -> LabelledImages:
-    expected = (run.data.channels, run.data.image_side, run.data.image_side)
-    if tuple(images.images.shape[1:]) != expected:
-        raise DataError(
-            f"{source.location} has images of shape {list(images.images.shape[1:])}, "
-            f"the run was trained on {list(expected)}"
-        )
-    return images

@@ -77,6 +77,7 @@ class Predictor:
     def variant(self) -> str:
         """What distinguishes it from one run as it is, for the names of files; empty if nothing does."""
         parts = [
+            f"{self.weights}-weights" if self.weights != "selected" else "",
             f"mean-of-{len(self.runs)}" if len(self.runs) > 1 else "",
             "adapted" if self.adapt_batchnorm else "",
             "calibrated" if self.calibrated else "",
@@ -88,6 +89,7 @@ class Predictor:
     def description(self) -> str:
         """What distinguishes it, in words; empty if nothing does."""
         parts = [
+            f"the {self.weights} weights" if self.weights != "selected" else "",
             f"mean of {len(self.runs)} runs" if len(self.runs) > 1 else "",
             "BatchNorm adapted to the images" if self.adapt_batchnorm else "",
             "temperature scaled" if self.calibrated else "",
@@ -181,16 +183,33 @@ def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:
 
 def read_temperature(run: Run, weights: Which) -> float:
     """Raises RunFolderError where none was fitted for these weights."""
-    again = f"fit it with: thriftnet calibrate {quote(str(run.path))}"
+    again = _fit_again(run)
     if not run.folder.has(TEMPERATURE_FILE):
         raise RunFolderError(f"{run.path} has no temperature yet; {again}")
-    try:
-        fitted = Temperature.model_validate(run.folder.read_json(TEMPERATURE_FILE))
-    except pydantic.ValidationError:
-        raise RunFolderError(f"{run.path / TEMPERATURE_FILE} is damaged; {again}") from None
+    fitted = _fitted(run)
     if fitted.weights != weights or fitted.weights_hash != weights_hash(run, weights):
         raise RunFolderError(f"the temperature of {run.path} was fitted for other weights; {again}")
     return fitted.temperature
+
+
+def _fitted(run: Run) -> Temperature:
+    try:
+        return Temperature.model_validate(run.folder.read_json(TEMPERATURE_FILE))
+    except pydantic.ValidationError:
+        raise RunFolderError(f"{run.path / TEMPERATURE_FILE} is damaged; {_fit_again(run)}") from None
+
+
+def _fit_again(run: Run) -> str:
+    return f"fit it with: thriftnet calibrate {quote(str(run.path))}"
+
+
+def stored_temperature(run: Run) -> Temperature | None:
+    """What `calibrate` fitted for the kept weights; None where it has not. Raises RunFolderError for a damaged file."""
+    if not run.folder.has(TEMPERATURE_FILE):
+        return None
+    fitted = _fitted(run)
+    there = run.folder.has("selected.safetensors")
+    return fitted if not there or fitted.weights_hash == weights_hash(run, "selected") else None
 
 
 def weights_hash(run: Run, weights: Which) -> str:

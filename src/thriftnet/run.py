@@ -18,6 +18,7 @@ from torch import nn
 from thriftnet.config import RecipeConfig
 from thriftnet.data.dataset import MOST_CLASSES
 from thriftnet.data.limits import MOST_IMAGES
+from thriftnet.data.place import same_place
 from thriftnet.data.prepare import LARGEST_SIDE, SMALLEST_SIDE
 from thriftnet.errors import RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
@@ -93,18 +94,35 @@ class Run:
         """One row an epoch, as in metrics.csv."""
         return self.folder.read_history()
 
-    def evaluation(self, split: str) -> Evaluation | None:
-        """The plain evaluation of a split; None where there is none. Raises RunFolderError for a damaged one."""
-        name = f"evaluation-{split}.json"
+    def evaluation(self, split: str, calibrated: bool = False) -> Evaluation | None:
+        """The plain evaluation of a split: of the kept weights, on the run's own data; None where there is none.
+
+        `calibrated`: that with the run's temperature.
+
+        One that an earlier version stored for other weights or data is none, nor is one of weights that were kept
+        before the run went on. Raises RunFolderError for a damaged one.
+        """
+        name = f"evaluation-{split}{'-calibrated' if calibrated else ''}.json"
         if not self.folder.has(name):
             return None
+        stored = self.folder.read_json(name)
         try:
-            return Evaluation.from_dict(self.folder.read_json(name))
-        except ValueError:
+            return Evaluation.from_dict(stored) if self._is_plain(stored) else None
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise RunFolderError(
                 f"{self.path / name} is damaged; evaluate again: thriftnet evaluate {quote(str(self.path))} "
                 f"--split {split}"
             ) from None
+
+    def _is_plain(self, stored: dict[str, Any]) -> bool:
+        """Whether a stored evaluation is of the kept weights (which may be gone by now) and the run's own data."""
+        data, own = stored.get("data", {}), True
+        if "own" in data or "location" in data:
+            own = data.get("own", same_place(str(data.get("location")), self.data.location))
+        measured = stored["runs"][0]["weights_hash"] if "runs" in stored else ""
+        there = self.folder.has("selected.safetensors")
+        kept = not there or self.folder.weights_sha256("selected").startswith(measured)
+        return bool(own) and kept and stored.get("weights", "selected") == "selected"
 
     @property
     def test_selected(self) -> bool:

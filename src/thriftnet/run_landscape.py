@@ -23,7 +23,6 @@ from thriftnet.augment.draws import Draws
 from thriftnet.config import RuntimeConfig
 from thriftnet.config.fields import MOST_COUNT
 from thriftnet.data.dataset import LabelledImages, Source
-from thriftnet.data.open import open_source
 from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.landscape import (
     BatchNormStatistics,
@@ -34,8 +33,8 @@ from thriftnet.evaluation.landscape import (
     losses_along,
     losses_between,
 )
-from thriftnet.inference import Split, open_split
 from thriftnet.run import Run, without_shared_folders
+from thriftnet.run_data import Split, meet
 from thriftnet.runtime import Runtime
 from thriftnet.storage import check_folder, storage_error, write_atomic
 
@@ -216,8 +215,8 @@ def measure_landscape(
     networks = [run.network() for run in runs]
     first = runs[0]
     folder = check_folder(out or first.path.parent / _name(runs))
-    source = open_source(data or first.data.location, first.data.image_side)
-    split = open_split(source, runs, settings.split, weights="selected", why="landscape")
+    met = meet(runs, data)
+    split = met.images(settings.split, weights="selected", why="landscape")
     images = fixed_subset(split, settings.images)
     runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=first.recipe.runtime.threads))
     started = time.perf_counter()
@@ -243,7 +242,7 @@ def measure_landscape(
         between,
         folder,
         {
-            "data": {"location": source.location, "format": source.format},
+            "data": met.as_dict(),
             "images_measured": len(images),
             "device": str(runtime.device),
             "precision": runtime.precision,
@@ -261,7 +260,7 @@ def measure_sharpness(run: Run, source: Source, settings: Settings) -> dict[str,
     `rise` is None where a loss was not finite. Raises DataError where `source` is not what the run was trained on.
     """
     images = fixed_subset(
-        open_split(source, [run], settings.split, weights="selected", why="sharpness"), settings.images
+        meet([run], source).images(settings.split, weights="selected", why="sharpness"), settings.images
     )
     runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=run.recipe.runtime.threads))
     network = runtime.place(run.network())

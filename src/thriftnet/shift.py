@@ -16,16 +16,17 @@ import pydantic
 import torch
 from torch import Tensor
 
-from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.splits import stratified_subset
 from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.accuracy_estimates import NAMES, AccuracyEstimator, fit_estimator
 from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, EXTRA, SEVERITIES, corrupt, unsuitable
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.evaluation.predict import Averaging
-from thriftnet.inference import Split, as_runs, labelled_split, open_fitting, open_test
+from thriftnet.inference import as_runs
 from thriftnet.predictor import TEMPERATURE_FILE, Predictor, weights_hash
 from thriftnet.run import Run
+from thriftnet.run_data import RunData, Split, meet
 from thriftnet.training.run_folder import Which
 
 SUBSET_SEED = 0
@@ -201,19 +202,18 @@ def measure_shift(
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm, batch_size)
     first, networks = predictor.runs[0], predictor.networks
     assert networks  # a damaged run shows before the test set is opened
-    source = open_fitting(first, data)
-    if split == "test":
-        everything = open_test(source, predictor.runs, weights=weights, tta=tta, shift=True)
-    else:
-        everything = labelled_split(source, predictor.runs, split)
+    met = meet(predictor.runs, data)
+    for note in met.notes:
+        say(f"note: {note}")
+    everything = met.images(split, weights=weights, tta=tta, shift=True)
     chosen = _chosen(everything.labels, images)
     measured = everything.select(chosen)
     if len(measured) < 2:
         raise DataError(f"the {split} split has {len(measured)} images; estimates of accuracy need at least two")
-    reference = _reference(predictor, source, split)
+    reference = _reference(met, split)
     context = {
         "split": split,
-        "data": {"location": source.location, "format": source.format, "training_hash": first.data.fingerprint},
+        "data": {**met.as_dict(), "training_hash": first.data.fingerprint},
         "images": len(measured),
         "split_images": len(everything),
         "how": predictor.description,
@@ -222,7 +222,9 @@ def measure_shift(
         **predictor.as_dict(),
     }
     size = "" if images is None else f"{images}-images"
-    path = first.path / f"{'-'.join(filter(None, ('shift', split, predictor.variant, size)))}.json"
+    path = (
+        first.path / f"{'-'.join(filter(None, ('shift', split, predictor.variant, met.label(everything), size)))}.json"
+    )
     measuring = _Measuring(predictor, measured, chosen, reference, path, context)
     return measuring.go_on(_finished(first, path, context), say)
 
@@ -239,12 +241,12 @@ def _chosen(labels: Tensor, images: int | None) -> Tensor:
     return stratified_subset(labels, images, SUBSET_SEED)
 
 
-def _reference(predictor: Predictor, source: Source, split: Split) -> LabelledImages | None:
+def _reference(met: RunData, split: Split) -> LabelledImages | None:
     """Validation images, where all runs held the same ones out and they are not what is measured."""
-    if split != "test" or any(run.data.validation_images == 0 for run in predictor.runs):
+    if split != "test" or any(run.data.validation_images == 0 for run in met.runs):
         return None
     try:
-        return labelled_split(source, predictor.runs, "validation")
+        return met.images("validation")
     except DataError:  # several runs divided their data differently, or the training split is not at hand
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "full_length", module)
+    monkeypatch.setitem(sys.modules, "full_length", module)
     spec.loader.exec_module(module)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return module

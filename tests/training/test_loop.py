@@ -57,6 +57,7 @@ def test_learns_and_writes_the_run_folder(out: Path) -> None:
         "recipe.toml",
         "environment.json",
         "data.json",
+        "seen-images.safetensors",
         "metrics.csv",
         "events.jsonl",
         "result.json",

@@ -12,7 +12,7 @@ ROW: dict[str, Any] = {
 }  # fmt: skip
 RESULT: dict[str, Any] = {
     "status": "completed", "recipe": "tiny", "parameters": 10, "seed": 0, "epochs": 1, "epochs_planned": 2,
-    "selection": "validation", "selected_epoch": 1, "selected": ROW, "last": ROW, "training_images": 9,
+    "selection": "validation", "selected_epoch": 1, "selected": ROW, "last": {}, "training_images": 9,
     "validation_images": 1, "elapsed_s": 1.5,
 }  # fmt: skip
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CARVED = "a fixed stratified fifth of the images is the test split"
+"""What a source with `carved_test` says of it, after why."""
 MOST_CLASSES = 10_000
 """A table of confusions has its square: 800 MB. The largest sets of photographs have about as many."""
 
@@ -51,6 +53,8 @@ class Source(ABC):
     """One name a class, in label order."""
     has_test: bool = True
     """Whether there is a test split, its own or a fixed part that is never trained on; asking opens no image."""
+    carved_test: bool = False
+    """Whether that is a fixed part of the whole, which has no split of its own: other images, another part."""
     notes: tuple[str, ...] = ()
     """How the data was understood where that is not obvious, one sentence each, to be shown to the user."""
 
@@ -61,3 +65,8 @@ class Source(ABC):
     @abstractmethod
     def test(self) -> LabelledImages:
         """The test split. Raises DataError where it cannot be read or there is none."""
+
+    def whole(self) -> LabelledImages:
+        """Where the test split is carved out, every labelled image. Raises DataError where one cannot be read."""
+        train, test = self.train(), self.test()
+        return LabelledImages(torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]))

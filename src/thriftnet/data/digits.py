@@ -22,6 +22,7 @@ class DigitsSource(Source):
     format = "digits"
     location = "digits"
     class_names = tuple("0123456789")
+    carved_test = True
 
     def __init__(self, image_side: int | None = None) -> None:
         self._side = image_side or SIDE

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from thriftnet.data.dataset import LabelledImages, Source
+from thriftnet.data.dataset import CARVED, LabelledImages, Source
 from thriftnet.data.decode import ENDINGS, common_channels, decode_all
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
@@ -71,7 +71,8 @@ class ImageFolderSource(Source):
         names = [path.relative_to(self._root).as_posix() for path in everything.paths]
         train, test = carve_test(torch.tensor(everything.labels), _keys(names))
         self._train, self._test = everything.choose(train.tolist()), everything.choose(test.tolist())
-        self.notes += ("no test folder: a fixed stratified fifth of the images is the test split",)
+        self.carved_test = True
+        self.notes += (f"no test folder: {CARVED}",)
 
     def _open_splits(self, train: Path) -> None:
         self.class_names = self._classes_in(train)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from thriftnet.data.arrays import as_images, as_labels, check_label_range, numbered_classes
-from thriftnet.data.dataset import MOST_CLASSES, LabelledImages, Source
+from thriftnet.data.dataset import CARVED, MOST_CLASSES, LabelledImages, Source
 from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import array_bytes, check_decompressed
 from thriftnet.data.place import as_given
@@ -115,26 +115,24 @@ class NpzSource(Source):
                 f"x_train, y_train, x_test and y_test"
             )
         self._train, self._test = found, test
-        self._carved = train is None and test is None
-        self.has_test = self._carved or test is not None
+        self.carved_test = train is None and test is None
+        self.has_test = self.carved_test or test is not None
         stored, where = self._arrays.read(found[1]), self._arrays.name(found[1])
         listed = stored if stored.ndim else stored[None][:0]  # `train` says what is wrong with a single number
         self.class_names = self._names() or numbered_classes(as_labels(listed, where, len(listed)), where)
         used = {*found, *(test or ()), "class_names"}
-        self.notes = (
-            ("no test split: a fixed stratified fifth of the images is the test split",) if self._carved else ()
-        )
+        self.notes = (f"no test split: {CARVED}",) if self.carved_test else ()
         unused = [key for key in self._arrays.keys if key not in used]
         self.notes += (f"not used: {', '.join(unused)}",) if unused else ()
 
     def train(self) -> LabelledImages:
         """The training split."""
         everything = self._read(self._train)
-        return everything.select(carve_test(everything.labels)[0]) if self._carved else everything
+        return everything.select(carve_test(everything.labels)[0]) if self.carved_test else everything
 
     def test(self) -> LabelledImages:
         """The test split."""
-        if self._carved:
+        if self.carved_test:
             everything = self._read(self._train)
             return everything.select(carve_test(everything.labels)[1])
         if self._test is None:

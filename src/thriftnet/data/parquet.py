@@ -153,7 +153,8 @@ class ParquetSource(Source):
         self.location = as_given(path)
         self._side = image_side
         splits, notes = find_files(path)
-        self.has_test = "test" in splits or "all" in splits
+        self.carved_test = "all" in splits
+        self.has_test = self.carved_test or "test" in splits
         self._files = {split: [ParquetImages.open(file) for file in files] for split, files in splits.items()}
         naming = next(iter(self._files.values()))
         self._column = self._common_label_column(naming)

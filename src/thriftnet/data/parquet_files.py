@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from thriftnet.data.dataset import CARVED
 from thriftnet.errors import DataError
 
 _TRAIN = ("train", "training", "partial-train")
@@ -45,7 +46,7 @@ def find_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     notes = [f"the folder {folder.name} is not used" for folder in unused]
     if set(by_name) == {"all"}:
         _check_complete(by_name["all"])
-        return by_name, ("no test split of its own: a fixed stratified fifth of the rows is the test split", *notes)
+        return by_name, (f"no test split of its own: {CARVED}", *notes)
     chosen = [next((name for name in names if name in by_name), None) for names in (_TRAIN, _TEST)]
     splits = {split: by_name[name] for split, name in zip(("train", "test"), chosen, strict=True) if name is not None}
     for files in splits.values():

@@ -190,7 +190,7 @@ class Job:
 
     @property
     def lacks_test(self) -> bool:
-        return self.needs_test and not self.run.folder.has("evaluation-test.json")
+        return self.needs_test and self.run.evaluation("test") is None
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,9 @@ def _row_value(row: Row, run: Run) -> float | None:
         if claim.split == "train":
             return 100 * float(history[-1]["train_accuracy"])
         if claim.split == "test" and not run.test_selected:
-            return 100 * float(run.folder.read_json("evaluation-test.json")["accuracy"])
+            measured = run.evaluation("test")
+            assert measured is not None  # else the run lacks its test
+            return 100 * measured.accuracy
         return 100 * float(run.result["selected"][f"{claim.split}_accuracy"])
     if claim.quantity == "minutes":
         return float(run.result["elapsed_s"]) / 60

@@ -108,6 +108,8 @@ class RunReport:
     """Of the selected epoch, as are the next two."""
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
+    calibration: tuple[tuple[str, str], ...] = ()
+    """What `calibrate` found: label and value of each fact."""
     """Only where training selected on the test set."""
     claim: Claim | None = None
     evaluation: Evaluation | None = None
@@ -344,7 +346,7 @@ def _facts(run: RunReport) -> list[tuple[str, str]]:
         facts.append(("Validation accuracy of that epoch", _percent(run.validation_accuracy)))
     if run.test_accuracy is not None:
         facts.append(("Test accuracy of that epoch (test-selected)", _percent(run.test_accuracy)))
-    return facts
+    return [*facts, *run.calibration]
 
 
 def _measures(evaluation: Evaluation, tta: str) -> list[tuple[str, str]]:

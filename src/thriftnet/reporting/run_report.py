@@ -29,6 +29,7 @@ from thriftnet.inference import Measurement
 from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import summarize
 from thriftnet.optim.schedules import Schedule
+from thriftnet.predictor import stored_temperature
 from thriftnet.reporting.class_figures import confusion_data, distribution_data, draw_confusion, draw_distribution
 from thriftnet.reporting.confusion import GRID_CLASSES, ConfusedImages, confused_images_data
 from thriftnet.reporting.curves import curves_data, draw_curves, draw_learning_rate, learning_rate_data
@@ -129,6 +130,7 @@ def gather(run: Run) -> RunReport:
         train_accuracy=kept["train_accuracy"],
         validation_accuracy=kept["validation_accuracy"],
         test_accuracy=kept["test_accuracy"],
+        calibration=_calibration(run, suffix),
         claim=_claim(run),
         evaluation=evaluation,
         evaluated_split=suffix,
@@ -192,6 +194,23 @@ def _stored_evaluation(run: Run) -> tuple[Evaluation | None, str]:
         if evaluation is not None:
             return evaluation, split
     return None, "test"
+
+
+def _calibration(run: Run, split: str) -> tuple[tuple[str, str], ...]:
+    """Temperature and calibration errors of a run that `calibrate` has seen."""
+    fitted = stored_temperature(run)
+    if fitted is None:
+        return ()
+    before, after = fitted.calibration_error_before, fitted.calibration_error_after
+    facts = [
+        ("Temperature", f"{fitted.temperature:.4f}, fitted on {fitted.validation_images:,} validation images"),
+        ("Calibration error of those images", f"{before:.2%} as trained, {after:.2%} with the temperature"),
+    ]
+    calibrated = run.evaluation(split, calibrated=True)
+    if calibrated is not None:
+        error = f"{calibrated.expected_calibration_error:.2%}"
+        facts.append((f"Calibration error of the {split} images with the temperature", error))
+    return tuple(facts)
 
 
 def _claim(run: Run) -> Claim | None:

@@ -47,7 +47,7 @@ from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.lookahead import Lookahead
 from thriftnet.optim.perturbation import has_begun
 from thriftnet.optim.schedules import Schedule
-from thriftnet.training import outcome
+from thriftnet.training import outcome, seen_images
 from thriftnet.training.batches import Batches, EpochOfBatches, Raw
 from thriftnet.training.checkpoint import (
     FoundState,
@@ -334,8 +334,12 @@ class _Run:
     def describe(self, source: Source) -> None:
         """Write what is known before the first step."""
         self.folder.write_json("environment.json", self.environment())
-        self.folder.write_json("data.json", outcome.describe_data(source, self.data))
+        self._write_data(source)
         self.folder.write_recipe(self.recipe)  # last: with it the folder is a run that can be gone on with
+
+    def _write_data(self, source: Source) -> None:
+        self.folder.write_json("data.json", outcome.describe_data(source, self.data))
+        self.folder.write_bytes(seen_images.NAME, seen_images.encoded(self.data))
 
     def train(self, display: Display, request: StopRequest) -> None:
         """Epochs until the recipe's last, an early stop or a signal."""
@@ -382,7 +386,7 @@ class _Run:
         self.saved = (len(self.history), position.step if position is not None else 0)
         # A kill between two files of an epoch leaves them apart, and the data may have moved.
         with self.folder.as_one():
-            self.folder.write_json("data.json", outcome.describe_data(source, self.data))
+            self._write_data(source)
             if self.history:
                 self._write_outcome()
 

@@ -37,7 +37,7 @@ from thriftnet.config import RecipeConfig
 from thriftnet.errors import RecipeError, RunFolderError, StorageError
 from thriftnet.memory import is_out_of_memory
 from thriftnet.storage import PARTIAL, parse_json, storage_error, why_refused, write_atomic
-from thriftnet.training import checksums
+from thriftnet.training import checksums, seen_images
 from thriftnet.training.checkpoint import FoundState, newest_first, refusal, require_safe_reader, state_name
 from thriftnet.training.checksums import Checksums, sha256
 from thriftnet.training.lock import LOCK, only_writer
@@ -45,9 +45,16 @@ from thriftnet.training.records import check_file, check_history
 
 Which = Literal["selected", "last"]
 
-REMADE_ON_RESUME = ("data.json", "selected.safetensors", "last.safetensors", "metrics.csv", "result.json")
+REMADE_ON_RESUME = (
+    "data.json",
+    seen_images.NAME,
+    "selected.safetensors",
+    "last.safetensors",
+    "metrics.csv",
+    "result.json",
+)
 AFTER_AN_EPOCH = ("last.safetensors", "metrics.csv", "result.json")
-BEFORE_THE_RECIPE = (LOCK, checksums.NAME, "events.jsonl", "environment.json", "data.json")
+BEFORE_THE_RECIPE = (LOCK, checksums.NAME, "events.jsonl", "environment.json", "data.json", seen_images.NAME)
 """What a folder may hold before it is a run: recipe.toml is written last of what is known before the first step."""
 MOST_FILE_BYTES = 8 * 2**30
 """The state of the largest network that a budget may allow, with three moments and two averages of it, has 3 GB."""
