@@ -8,6 +8,7 @@ on with the command that the message names.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -636,6 +637,9 @@ def main() -> None:
     """Entry point: errors raised on purpose become one line on standard error and an exit status."""
     if "WORLD_SIZE" in os.environ:  # a lost process is told of in a line, not in torch's pages of C++ frames
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold bytes that no encoding has
+            stream.reconfigure(errors="backslashreplace")
     try:
         with refusals_named():
             app(prog_name="thriftnet")

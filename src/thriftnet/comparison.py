@@ -33,7 +33,7 @@ from thriftnet.evaluation.sides import LETTERS, Comparison, Side, compare_sides,
 from thriftnet.reporting.run_report import draw_evaluation_figures
 from thriftnet.run import Run, load_run
 from thriftnet.run_data import Split
-from thriftnet.storage import user_path
+from thriftnet.storage import escaped, user_path
 from thriftnet.tracking.display import tracked
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, LiveDisplay
@@ -297,7 +297,7 @@ def _per_image(run: Run, split: Split, data: str | None, tell: Tell) -> PerImage
         if re.fullmatch(rf"evaluation-{split}(-on-.*-[0-9a-f]{{8}})?", path.stem):
             stored = decode_per_image(run.folder.read_bytes(path.name), path)
             same_weights = stored.weights_sha256 == run.folder.weights_sha256("selected")
-            if same_weights and same_place(stored.location, location):
+            if same_weights and same_place(stored.location, escaped(location)):
                 return stored
     sealed = split == "test" and not run.test_selected
     tell(f"{run.path}: {'the sealed test split is opened' if sealed else f'the {split} split is measured'}")

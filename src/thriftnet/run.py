@@ -24,6 +24,7 @@ from thriftnet.errors import RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.memory import is_out_of_memory
 from thriftnet.models.build import build_model
+from thriftnet.storage import escaped
 from thriftnet.training.run_folder import RunFolder, Which
 
 
@@ -179,4 +180,4 @@ def without_shared_folders(paths: Sequence[Path | str]) -> list[str]:
     shared = 0
     while all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
         shared += 1
-    return [str(PurePath(*each[shared:])) for each in parts]
+    return [escaped(str(PurePath(*each[shared:]))) for each in parts]

@@ -169,6 +169,10 @@ class _Relabelled(Source):
     def train(self) -> LabelledImages:
         return self._numbered(self._source.train())
 
+    def validation(self) -> LabelledImages | None:
+        own = self._source.validation()
+        return None if own is None else self._numbered(own)
+
     def test(self) -> LabelledImages:
         return self._numbered(self._source.test())
 

@@ -173,10 +173,17 @@ def check_folder(path: Path) -> Path:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` (a str as UTF-8, line ends as given) to `path`, whole or not at all.
 
+    Of a str, what UTF-8 cannot hold (a file's name in other bytes) is escaped.
+
     Raises StorageError as `atomic_path` does.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def escaped(text: str) -> str:
+    r"""`text` with bytes of a file's name that are no UTF-8 as `\xe9`: to be shown and stored, not to be opened."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -146,8 +146,8 @@ def test_an_image_of_enormous_size_is_refused_by_its_header(side: int) -> None:
 
 
 def test_other_formats_are_refused() -> None:
-    for content in (encoded(picture(), "GIF"), encoded(picture(), "TIFF"), b"", b"text"):
-        with pytest.raises(UnreadableImage, match="not a PNG, JPEG or WebP"):
+    for content in (encoded(picture(), "ICO"), encoded(picture(), "PCX"), b"", b"text"):
+        with pytest.raises(UnreadableImage, match="not a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM image"):
             decode(content, 3, 32)
 
 

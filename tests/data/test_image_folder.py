@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import zlib
 from pathlib import Path
 
@@ -8,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from thriftnet.data.image_folder import ImageFolderSource, find_images
+from thriftnet.data.image_files import find_images
+from thriftnet.data.image_folder import ImageFolderSource
 from thriftnet.errors import DataError
 
 
 def picture(path: Path, width: int = 32, height: int = 32, mode: str = "RGB") -> np.ndarray:
     """Write an image that its name determines; returns its pixels."""
-    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+    rng = np.random.default_rng(zlib.crc32(os.fsencode(path.name)))
     array = rng.integers(0, 256, (height, width) if mode == "L" else (height, width, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
@@ -69,17 +72,152 @@ def test_the_fifth_is_not_simply_the_first_or_last_names(tmp_path: Path) -> None
     assert order not in (names[:10], names[-10:])
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "Val"])
-def test_a_validation_folder_stands_in_for_test_and_is_left_out_beside_it(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["val", "validation", "Valid", "dev"])
+def test_a_validation_folder_is_the_validation_split_or_stands_in_for_test(tmp_path: Path, name: str) -> None:
     folder(tmp_path / "train", 2)
     folder(tmp_path / name, 1)
     source = ImageFolderSource(tmp_path)
-    assert len(source.test()) == 2
-    assert source.notes == (f"no test folder: {name.lower()} is the test split",)
+    assert (len(source.test()), source.validation()) == (2, None)
+    assert source.notes == (f"no labelled test images: {name} is the test split",)
     folder(tmp_path / "test", 2)
     source = ImageFolderSource(tmp_path)
     assert len(source.test()) == 4
-    assert source.notes == (f"the folder {name} is not used",)
+    validation = source.validation()
+    assert validation is not None
+    assert validation.labels.tolist() == [0, 1]
+    assert source.notes == (f"{name} is the validation split, unless data.validation_images is above 0",)
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "Test"), ("training", "test")])
+def test_splits_are_known_by_either_name_in_any_case(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, count in zip(names, (3, 2), strict=True):
+        folder(tmp_path / name, count, classes=tuple("0123456789"))
+    source = ImageFolderSource(tmp_path)
+    assert source.class_names == tuple("0123456789")
+    assert (len(source.train()), len(source.test())) == (30, 20)
+
+
+@pytest.mark.parametrize(
+    "names", [("learn", "test"), ("seg_train", "seg_test", "seg_pred"), ("train_images", "val_images")]
+)
+def test_folders_that_look_like_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        folder(tmp_path / name, 2)
+    with pytest.raises(DataError, match="look like splits, not like classes; call them train and test"):
+        ImageFolderSource(tmp_path)
+
+
+def test_images_right_in_train_and_test_have_no_classes(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        picture(tmp_path / name / "1.png")
+    with pytest.raises(DataError, match="test, train look like splits"):
+        ImageFolderSource(tmp_path)
+
+
+def test_kaggles_table_of_labels(tmp_path: Path) -> None:
+    for number in (1, 2, 3, 10):
+        picture(tmp_path / "train" / f"{number}.png")
+    picture(tmp_path / "test" / "1.png")
+    table = tmp_path / "trainLabels.csv"
+    table.write_text("id,label\n1,frog\n2,cat\n10,frog\n", encoding="utf-8")
+    source = ImageFolderSource(tmp_path)
+    assert (source.class_names, source.has_test) == (("cat", "frog"), False)
+    assert source.train().labels.tolist() == [1, 1, 0]
+    assert source.notes == (
+        "1 training images that trainLabels.csv does not name are not used: 3.png",
+        "classes from trainLabels.csv; none of its images is a test split",
+        "the 1 images of test have no labels: predict takes that folder",
+    )
+    table.write_text("id,label\n1,frog\n2,cat\n4,frog\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"trainLabels\.csv names 1 images that are not there: 4"):
+        ImageFolderSource(tmp_path)
+    table.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="is no table of id,label"):
+        ImageFolderSource(tmp_path)
+
+
+def test_tiny_imagenets_layout(tmp_path: Path) -> None:
+    for name in ("n01", "n02"):
+        for number in range(3):
+            picture(tmp_path / "train" / name / "images" / f"{name}_{number}.JPEG")
+    lines = []
+    for number in range(4):
+        picture(tmp_path / "val" / "images" / f"val_{number}.JPEG")
+        lines.append(f"val_{number}.JPEG\tn0{1 + number % 2}\t0\t32\t55\t62\n")
+        picture(tmp_path / "test" / "images" / f"test_{number}.JPEG")
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines), encoding="utf-8")
+    source = ImageFolderSource(tmp_path)
+    assert source.train().labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.test().labels.tolist() == [0, 1, 0, 1]
+    assert source.notes == (
+        "the 4 images of test have no labels: predict takes them",
+        "no labelled test images: val is the test split",
+    )
+
+
+def test_a_folder_around_the_set_names_the_set(tmp_path: Path) -> None:
+    folder(tmp_path / "flowers-v2", 2)
+    with pytest.raises(DataError, match=r"holds one folder, flowers-v2; give .*flowers-v2$"):
+        ImageFolderSource(tmp_path)
+
+
+def test_classes_further_in_are_told(tmp_path: Path) -> None:
+    """Omniglot: alphabets hold characters, and the first level is taken as everywhere else."""
+    for alphabet in ("Greek", "Latin"):
+        for character in ("character01", "character02"):
+            picture(tmp_path / alphabet / character / "1.png")
+    source = ImageFolderSource(tmp_path)
+    assert source.class_names == ("Greek", "Latin")
+    assert "the 2 folders Greek, Latin are the classes; their images lie in 4 folders further in" in source.notes[0]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    data = folder(tmp_path / "data", 3)
+    folder(tmp_path / "elsewhere", 4, classes=("more",))
+    (data / "cat" / "linked").symlink_to(tmp_path / "elsewhere" / "more")
+    (data / "fox").symlink_to(tmp_path / "elsewhere" / "more")
+    (data / "cat" / "round").symlink_to(data)
+    (data / "dog" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    source = ImageFolderSource(data)
+    assert source.class_names == ("cat", "dog", "fox")
+    assert len(source.train()) + len(source.test()) == 3 + 4 + 3 + 4
+    assert len(find_images(data).images) == 14
+    assert "1 links lead nowhere: dog/lost.png" in source.notes
+    assert "1 links lead back to a folder that they lie in, and are not followed: cat/round" in source.notes
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folder(tmp_path, 5)
+    closed = data / "cat" / "closed"
+    closed.mkdir()
+    usual = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert "1 folders cannot be read: cat/closed" in ImageFolderSource(data).notes
+
+
+@pytest.mark.parametrize("ending", ["gif", "bmp", "tif", "tiff", "ppm", "pgm"])
+def test_what_pillow_reads_is_an_image(tmp_path: Path, ending: str) -> None:
+    for name in ("a", "b"):
+        for number in range(3):
+            picture(tmp_path / name / f"{number}.{ending}", mode="L" if ending == "pgm" else "RGB")
+    source = ImageFolderSource(tmp_path)
+    assert (len(source.train()), len(source.test())) == (5, 1)
+
+
+def test_names_that_are_no_utf_8_are_worked_with_and_shown_escaped(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    folder(tmp_path, 4, classes=(odd, "dog"))
+    (tmp_path / odd / os.fsdecode(b"\xff.txt")).write_text("")
+    source = ImageFolderSource(tmp_path)
+    assert source.class_names == ("caf\\xe9", "dog")
+    assert source.notes[0] == "1 files that are no image are not used: caf\\xe9/\\xff.txt"
+    assert len(source.train()) + len(source.test()) == 8
 
 
 def test_training_needs_no_test_folder(tmp_path: Path) -> None:
@@ -88,8 +226,8 @@ def test_training_needs_no_test_folder(tmp_path: Path) -> None:
     source = ImageFolderSource(tmp_path)
     assert len(source.train()) == 4
     assert not source.has_test
-    assert "1 test files that are no image in a class folder are not used: unlabelled.png" in source.notes
-    with pytest.raises(DataError, match="has a train folder but no test images; put them into test/CLASS/"):
+    assert "1 test images that lie in no class folder are not used: unlabelled.png" in source.notes
+    with pytest.raises(DataError, match="has a train folder but no labelled test images; put them into test/CLASS/"):
         source.test()
 
 
@@ -142,12 +280,12 @@ def test_training_opens_no_test_image(tmp_path: Path) -> None:
 
 def test_other_files_are_left_out_and_said(tmp_path: Path) -> None:
     folder(tmp_path)
-    for name in ("notes.txt", "cat/a.gif", "cat/b.csv", "cat/.DS_Store", ".hidden/x.png", "__MACOSX/cat/y.png"):
+    for name in ("notes.txt", "cat/a.psd", "cat/b.csv", "cat/.DS_Store", ".hidden/x.png", "__MACOSX/cat/y.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     source = ImageFolderSource(tmp_path)
     assert source.class_names == ("cat", "dog")
-    assert "3 files that are no image in a class folder are not used: cat/a.gif, cat/b.csv, notes.txt" in source.notes
+    assert "3 files that are no image are not used: cat/a.psd, cat/b.csv, notes.txt" in source.notes
 
 
 @pytest.mark.parametrize("make", ["empty", "text", "empty classes"])
@@ -158,7 +296,7 @@ def test_a_folder_with_no_images_is_said(tmp_path: Path, make: str) -> None:
     elif make == "empty classes":
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
-    with pytest.raises(DataError, match=r"has no images \(PNG, JPEG or WebP\) in class folders, nor CIFAR, Parquet"):
+    with pytest.raises(DataError, match=r"has no images \(PNG, JPEG, .*\) in class folders, nor CIFAR, Parquet"):
         ImageFolderSource(tmp_path)
 
 
@@ -186,6 +324,6 @@ def test_find_images_sorts_by_relative_path(tmp_path: Path) -> None:
     for name in ("b.png", "a/c.jpg", "a.webp", "a/.x.png"):
         picture(tmp_path / name)
     (tmp_path / "z.txt").write_text("")
-    images, others = find_images(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in images] == ["a.webp", "a/c.jpg", "b.png"]
-    assert [path.name for path in others] == ["z.txt"]
+    found = find_images(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found.images] == ["a.webp", "a/c.jpg", "b.png"]
+    assert found.notes(tmp_path) == ("1 files that are no image are not used: z.txt",)

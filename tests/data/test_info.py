@@ -40,7 +40,7 @@ def test_facts_are_of_the_training_split_and_counts_of_both(tmp_path: Path) -> N
     assert "2 classes, 24 training images and 5 test images" in text
     assert "32x32 pixels, RGB, uint8" in text
     assert f"mean {info.mean[0]:.4f}/{info.mean[1]:.4f}/{info.mean[2]:.4f}" in text
-    assert "note: no test folder: val is the test split" in text
+    assert "note: no labelled test images: val is the test split" in text
     assert text.splitlines()[-2:] == ["    0  cat                12        2", "    1  dog                12        3"]
 
 

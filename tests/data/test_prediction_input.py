@@ -144,7 +144,7 @@ def test_one_image(tmp_path: Path) -> None:
 def test_a_corrupt_image_among_good_ones_is_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"1 of 2 images cannot be read: \S*b\.png \(not a PNG, JPEG or WebP image\)"):
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read: \S*b\.png \(not a PNG, JPEG, .* image\)"):
         read(tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_links_to_files_without_a_suffix(tmp_path: Path) -> None:
 def test_what_is_nothing_of_this_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is nothing at .*missing; give a folder of images, an image"):
         read(tmp_path / "missing")
-    with pytest.raises(DataError, match=r"has no images; PNG, JPEG and WebP can be predicted"):
+    with pytest.raises(DataError, match=r"has no PNG, JPEG, WebP, .* images; give"):
         read(tmp_path)
     # What cannot be looked at is absent to Python 3.14.
     with pytest.raises(DataError, match=r"cannot be opened \(.*too long|there is nothing at .*x"):

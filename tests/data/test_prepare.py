@@ -88,7 +88,7 @@ def test_mean_and_std_of_the_recipe_win() -> None:
 @pytest.mark.parametrize(
     ("source", "config", "selection", "message"),
     [
-        (Sealed([0] * 10, classes=1), {}, "last", "/fake has 1 class; classification needs at least two"),
+        (Sealed([0] * 10, classes=1), {}, "last", "/fake has 1 class, .*; classification needs at least two"),
         (Sealed([]), {}, "last", "/fake has no training images"),
         (Sealed([0, 1, 4, 2]), {}, "last", "labels from 0 to 4; with 4 classes they must be 0 to 3"),
         (Sealed([0, 1, -1, 2]), {}, "last", "labels from -1 to 2"),

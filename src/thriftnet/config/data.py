@@ -15,7 +15,9 @@ class DataConfig(Section):
     image_side: Annotated[int, Field(ge=16, le=LARGEST_SIDE_PX)] | None = None
     """Side in pixels to which images of other sizes are resized; absent: the data's own side (32 for image folders)."""
     validation_images: CountOrZero | None = None
-    """Images held out of the training split, stratified; absent: a tenth (5,000 of CIFAR-10); 0: none."""
+    """Images held out of the training split, stratified; absent: a tenth (5,000 of CIFAR-10); 0: none.
+
+    Data that come with a validation split of their own have that one instead, unless this is above 0."""
     train_images: Count | None = None
     """Train on a stratified subset of this many images (after validation is held out); absent: all."""
     mean: Channels | None = None

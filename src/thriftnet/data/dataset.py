@@ -62,6 +62,10 @@ class Source(ABC):
     def train(self) -> LabelledImages:
         """The training split. Raises DataError where it cannot be read."""
 
+    def validation(self) -> LabelledImages | None:
+        """The validation split that the data come with, or None. Raises DataError where it cannot be read."""
+        return None
+
     @abstractmethod
     def test(self) -> LabelledImages:
         """The test split. Raises DataError where it cannot be read or there is none."""

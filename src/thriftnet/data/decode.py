@@ -1,4 +1,4 @@
-"""Encoded images (PNG, JPEG, WebP) to uint8 arrays of one shape.
+"""Encoded images (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM) to uint8 arrays of one shape; of several frames the first.
 
 What happens to an image, in this order:
 - its EXIF orientation is applied, so that it stands as a viewer shows it;
@@ -26,8 +26,9 @@ from torch import Tensor
 from thriftnet.errors import DataError
 from thriftnet.storage import why_refused
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+KINDS = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 SIZE_FIX = "resize them with --set data.image_side=32 (16 to 256)"
 
 Encoded = bytes | Path
@@ -139,7 +140,7 @@ def _opened(encoded: Encoded) -> Iterator[Image.Image]:
         with opened as image:
             yield image
     except UnidentifiedImageError:
-        raise UnreadableImage("not a PNG, JPEG or WebP image") from None
+        raise UnreadableImage(f"not a {KINDS} image") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except _DAMAGED as error:

@@ -1,17 +1,24 @@
-"""A folder of class folders: PNG, JPEG and WebP of any size, brought to one side as `decode` says.
+"""A folder of class folders: PNG, JPEG, WebP, GIF, BMP, TIFF and PPM of any size, brought to one side as `decode` says.
 
     ROOT/cat/*.png                        a fixed stratified fifth is the test split
-    ROOT/train/cat/*.png, ROOT/test/...   its own test split; without `test`, `val` or `validation` is the test split
+    ROOT/train/cat/*.png, ROOT/test/...   its own splits; `validation` beside them is the validation split
+    ROOT/trainLabels.csv, ROOT/train/*    as Kaggle has CIFAR-10: names of files and classes in a table
+    ROOT/val/val_annotations.txt          as Tiny-ImageNet has it: the same for one split
 
-Class folders may have folders inside. Classes are sorted by name, or by value where all names are numbers. Which fifth
-is tested depends on the images' names alone: the order is that of the SHA-256 of each relative path, so adding an image
-moves few others from one side to the other, and no run's seed matters.
+Splits may be called train or training, val, valid, validation or dev, test or testing, in any case. Where no test image
+has a label, the validation folder is the test split. Class folders may have folders inside. Classes are sorted by name,
+or by value where all names are numbers. Which fifth is tested depends on the images' names alone: the order is that of
+the SHA-256 of each relative path, so adding an image moves few others from one side to the other, and no run's seed
+matters.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,24 +27,28 @@ import numpy as np
 import torch
 
 from thriftnet.data.dataset import CARVED, LabelledImages, Source
-from thriftnet.data.decode import ENDINGS, common_channels, decode_all
+from thriftnet.data.decode import KINDS, common_channels, decode_all
+from thriftnet.data.image_files import NO_IMAGE, SHOWN, FoundFiles, find_images, folders_in, is_hidden, is_image
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
 from thriftnet.errors import DataError
+from thriftnet.storage import escaped
 
 DEFAULT_SIDE = 32
-_TEST_FOLDERS = ("test", "val", "validation")
-_NOTHING = "has no images (PNG, JPEG or WebP) in class folders, nor CIFAR, Parquet or .npz files; give another folder"
-
-
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(images in and below `folder`, other files), each sorted by relative path; hidden files and folders left out."""
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        if not any(_is_hidden(part) for part in path.relative_to(folder).parts) and path.is_file():
-            (images if path.suffix.lower() in ENDINGS else others).append(path)
-    return images, others
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+_LABELS = "trainlabels.csv"
+_ANNOTATIONS = "val_annotations.txt"
+_LIKE_A_SPLIT = re.compile(
+    r"(.+[-_ .])?(train|training|test|testing|val|valid|validation|dev|eval|learn|learning|pred|predict|holdout)"
+    r"(ing)?([-_ .].+|\d*)?"
+)
+_STRAY = "images that lie in no class folder are not used"
+_NOTHING = f"has no images ({KINDS}) in class folders, nor CIFAR, Parquet or .npz files; give another folder"
+_WANTED = "call them train and test (and validation), each with one folder a class"
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,22 @@ class ImageFolderSource(Source):
         """`image_side`: side in pixels of every image; None is 32."""
         self.location = as_given(root)
         self._root, self._side = root, image_side or DEFAULT_SIDE
+        self._validation = _Files([], [])
+        children = {child.name.lower(): child for child in folders_in(root)}
+        listed = [path for path in root.iterdir() if path.name.lower() == _LABELS]
+        split = {kind: [children[name] for name in names if name in children] for kind, names in _NAMES.items()}
         # A class may be called train too; then its images lie right in it.
-        splits = [folder for folder in _folders(root) if folder.name.lower() == "train" and _folders(folder)]
-        if splits:
-            self._open_splits(splits[0])
+        training = next((folder for folder in split["train"] if folders_in(folder)), None)
+        if listed:
+            self._open_listed(listed[0], split)
+        elif training is not None:
+            self._open_splits(training, split)
         else:
+            self._refuse_what_holds_no_classes(list(children.values()))
             self._open_whole()
 
     def _open_whole(self) -> None:
-        self.class_names = self._classes_in(self._root)
+        self._classes = self._classes_in(self._root)
         everything = self._list_training(self._root, "")
         names = [path.relative_to(self._root).as_posix() for path in everything.paths]
         train, test = carve_test(torch.tensor(everything.labels), _keys(names))
@@ -74,42 +92,84 @@ class ImageFolderSource(Source):
         self.carved_test = True
         self.notes += (f"no test folder: {CARVED}",)
 
-    def _open_splits(self, train: Path) -> None:
-        self.class_names = self._classes_in(train)
+    def _open_splits(self, train: Path, split: Mapping[str, Sequence[Path]]) -> None:
+        self._classes = self._classes_in(train)
         self._train = self._list_training(train, "training ")
-        others = {folder.name.lower(): folder for folder in _folders(self._root) if folder != train}
-        held_out = next((name for name in _TEST_FOLDERS if name in others), None)
-        self._test = self._list(others.pop(held_out), "test ") if held_out else _Files([], [])
+        used = {train}
+        for kind in ("validation", "test"):
+            folder = next(iter(split[kind]), None)
+            found = _Files([], []) if folder is None else self._list_split(folder, f"{kind} ")
+            if folder is not None:
+                used.add(folder)
+            if kind == "validation":
+                self._validation, held_out = found, folder
+            else:
+                self._test = found
+        if not self._test.paths and held_out is not None:
+            self._test, self._validation = self._validation, _Files([], [])
+            if self._test.paths:
+                self.notes += (f"no labelled test images: {held_out.name} is the test split",)
+        if self._validation.paths and held_out is not None:
+            self.notes += (f"{held_out.name} is the validation split, unless data.validation_images is above 0",)
         self.has_test = bool(self._test.paths)
-        if self.has_test and held_out != "test":
-            self.notes += (f"no test folder: {held_out} is the test split",)
-        self.notes += tuple(f"the folder {folder.name} is not used" for folder in others.values())
+        unused = [child for child in folders_in(self._root) if child not in used]
+        self.notes += tuple(f"the folder {escaped(folder.name)} is not used" for folder in unused)
+
+    def _open_listed(self, table: Path, split: Mapping[str, Sequence[Path]]) -> None:
+        """Kaggle's: a table of `id,label`, the images of `train` by their ids; those of `test` have no labels."""
+        if not split["train"]:
+            raise DataError(f"{table} names training images, but {self._root} has no folder train beside it; add it")
+        labelled = _read_labels(table)
+        self._classes = tuple(sorted(set(labelled.values())))
+        self._train = self._list_named(find_images(split["train"][0]), labelled, table, "training ")
+        self.has_test, self._test = False, _Files([], [])
+        self.notes += (f"classes from {table.name}; none of its images is a test split",)
+        for folder in split["test"]:
+            count = len(find_images(folder).images)
+            self.notes += (f"the {count:,} images of {folder.name} have no labels: predict takes that folder",)
 
     def train(self) -> LabelledImages:
         """The training split."""
         return self._read(self._train)
 
+    def validation(self) -> LabelledImages | None:
+        """The validation split; None without a folder of it, or where that is the test split."""
+        return self._read(self._validation) if self._validation.paths else None
+
     def test(self) -> LabelledImages:
         """The test split, with the channels of the training split."""
         if not self.has_test:
             raise DataError(
-                f"{self.location} has a train folder but no test images; put them into test/CLASS/ beside it"
+                f"{self.location} has a train folder but no labelled test images; put them into test/CLASS/ beside it"
             )
         return self._read(self._test)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """As the folders are called; bytes that are no UTF-8 are escaped."""
+        return tuple(map(escaped, self._classes))
 
     @cached_property
     def _channels(self) -> int:
         return common_channels(self._train.paths)
 
     def _read(self, files: _Files) -> LabelledImages:
-        named = ((str(path), path) for path in files.paths)
+        named = ((escaped(str(path)), path) for path in files.paths)
         images = decode_all(named, self._channels, self._side)
         return LabelledImages(images, torch.tensor(files.labels, dtype=torch.int64))
 
+    def _refuse_what_holds_no_classes(self, children: Sequence[Path]) -> None:
+        """Raise DataError for folders that are splits under other names, and for one that wraps the set."""
+        names = [child.name for child in children]
+        if len(names) == 1 and len(folders_in(children[0])) > 1:
+            raise DataError(f"{self._root} holds one folder, {escaped(names[0])}; give {children[0]}")
+        if names and all(_LIKE_A_SPLIT.fullmatch(name.lower()) for name in names):
+            raise DataError(f"{self._root}: the folders {_some(names)} look like splits, not like classes; {_WANTED}")
+
     def _classes_in(self, folder: Path) -> tuple[str, ...]:
-        names = [child.name for child in _folders(folder)]
+        names = [child.name for child in folders_in(folder)]
         if not names:
-            if find_images(folder)[0]:
+            if find_images(folder).images:
                 raise DataError(f"{folder} has images but no class folders; put them into one folder a class")
             raise DataError(f"{folder} {_NOTHING}")
         if all(name.isdecimal() for name in names):
@@ -120,38 +180,122 @@ class ImageFolderSource(Source):
         files = self._list(folder, split)
         if not files.paths:
             raise DataError(f"{folder} {_NOTHING}")
-        empty = sorted(set(range(len(self.class_names))) - set(files.labels))
+        empty = sorted(set(range(len(self._classes))) - set(files.labels))
         if empty:
-            raise DataError(f"{folder / self.class_names[empty[0]]} has no images; add some or remove the folder")
+            raise DataError(f"{folder / self._classes[empty[0]]} has no images; add some or remove the folder")
+        self._note_deeper_folders(folder, files)
         return files
+
+    def _note_deeper_folders(self, folder: Path, files: _Files) -> None:
+        """Where the images of every class lie in several folders, those may be what is meant by classes."""
+        inside: list[set[str]] = [set() for _ in self._classes]
+        for path, label in zip(files.paths, files.labels, strict=True):
+            first, *deeper = path.relative_to(folder / self._classes[label]).parts
+            if not deeper:
+                return
+            inside[label].add(first)
+        if all(len(each) > 1 for each in inside):
+            self.notes += (
+                f"the {len(inside)} folders {_some(self._classes)} are the classes; their images lie in "
+                f"{sum(map(len, inside))} folders further in: to have those as classes, put them into one folder",
+            )
+
+    def _list_split(self, folder: Path, split: str) -> _Files:
+        """The labelled images of a split other than training; none where it has only images without labels."""
+        table = folder / _ANNOTATIONS
+        if table.is_file():
+            return self._list_named(find_images(folder), _read_annotations(table), table, split)
+        children = [child.name for child in folders_in(folder)]
+        if children and not set(children) & set(self._classes):
+            images = find_images(folder).images
+            if len(children) == 1 and images:
+                self.notes += (f"the {len(images):,} images of {folder.name} have no labels: predict takes them",)
+                return _Files([], [])
+        return self._list(folder, split)
+
+    def _list_named(self, found: FoundFiles, labelled: Mapping[str, str], table: Path, split: str) -> _Files:
+        """The images that a table names, by their name with or without its ending."""
+        unknown = sorted(set(labelled.values()) - set(self._classes))
+        if unknown:
+            raise DataError(f"{table} has class {unknown[0]}, which the training images lack; correct it")
+        paths, labels, without, names = [], [], [], set()
+        for path in found.images:
+            name = path.name if path.name in labelled else path.stem
+            if name not in labelled:
+                without.append(path)
+                continue
+            names.add(name)
+            paths.append(path)
+            labels.append(self._classes.index(labelled[name]))
+        missing = [name for name in labelled if name not in names]
+        if missing:
+            raise DataError(f"{table} names {len(missing):,} images that are not there: {_some(missing)}; get them too")
+        others = [each for each in found.left_out if each[1] != table]
+        self.notes += FoundFiles([], others).notes(self._root, split)
+        if without:
+            self.notes += (f"{len(without):,} {split}images that {table.name} does not name are not used: "
+                           f"{_some([path.name for path in without])}",)  # fmt: skip
+        return _Files(paths, labels)
 
     def _list(self, folder: Path, split: str) -> _Files:
         """The images of every class, class after class, by sorted path."""
-        unknown = [child.name for child in _folders(folder) if child.name not in self.class_names]
+        unknown = [child.name for child in folders_in(folder) if child.name not in self._classes]
         if unknown:
-            raise DataError(f"{folder} has class {unknown[0]}, which {self._root}/train lacks; remove or add it there")
+            raise DataError(
+                f"{folder} has class {escaped(unknown[0])}, which {self._root}/train lacks; remove or add it there"
+            )
         paths: list[Path] = []
         labels: list[int] = []
-        left_out = [path for path in folder.iterdir() if path.is_file() and not _is_hidden(path.name)]
-        for label, name in enumerate(self.class_names):
-            images, others = find_images(folder / name)
-            paths += images
-            labels += [label] * len(images)
-            left_out += others
-        if left_out:
-            some = ", ".join(sorted(path.relative_to(folder).as_posix() for path in left_out)[:3])
-            self.notes += (f"{len(left_out)} {split}files that are no image in a class folder are not used: {some}",)
+        found = FoundFiles()
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir() and not is_hidden(path.name):
+                found.left_out.append((_STRAY if is_image(path) else NO_IMAGE, path))
+        for label, name in enumerate(self._classes):
+            if (folder / name).is_dir():
+                inside = find_images(folder / name, (self._root, folder))
+                paths += inside.images
+                labels += [label] * len(inside.images)
+                found.left_out.extend(inside.left_out)
+        self.notes += found.notes(folder, split)
         return _Files(paths, labels)
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(child for child in parent.iterdir() if child.is_dir() and not _is_hidden(child.name))
+def _read_labels(table: Path) -> dict[str, str]:
+    """Name of an image -> class, of a CSV with the columns id and label. Raises DataError."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(row["id"], row["label"]) for row in csv.DictReader(file)]
+    except (KeyError, ValueError, csv.Error):
+        raise DataError(f"{table} is no table of id,label in UTF-8; get it again") from None
+    return _table(table, rows)
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _read_annotations(table: Path) -> dict[str, str]:
+    """Name of an image -> class, of lines that begin with both, separated by tabs. Raises DataError."""
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        return _table(table, [(line.split("\t")[0], line.split("\t")[1]) for line in lines if line.strip()])
+    except (IndexError, ValueError):
+        raise DataError(f"{table} has lines without an image and its class, separated by a tab; get it again") from None
+
+
+def _table(table: Path, rows: Sequence[tuple[str | None, str | None]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, label in rows:
+        if not name or not label:
+            raise DataError(f"{table} has a row without an image or its class; get it again")
+        if found.setdefault(name, label) != label:
+            raise DataError(f"{table} gives {name} two classes, {found[name]} and {label}; correct it")
+    if not found:
+        raise DataError(f"{table} names no image; get it again")
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(escaped, sorted(names)[:SHOWN])) + more
 
 
 def _keys(names: Sequence[str]) -> np.ndarray:
-    digests = [hashlib.sha256(name.encode()).digest()[:8] for name in names]
+    digests = [hashlib.sha256(os.fsencode(name)).digest()[:8] for name in names]
     return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)

@@ -44,6 +44,8 @@ class DataInfo:
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     train: SplitInfo
+    validation: SplitInfo | None
+    """None where the data come without one: training holds images out."""
     test: SplitInfo | None
     """None where there is none, and where its images have no labels."""
     unlabelled_test_images: int
@@ -54,7 +56,7 @@ class DataInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        splits = {"train": self.train, "test": self.test}
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             "location": self.location,
             "format": self.format,
@@ -78,10 +80,11 @@ class DataInfo:
         channels, height, width = self.train.shape
         width_of_names = max(12, *map(len, self.class_names))
         unlabelled = f"{self.unlabelled_test_images:,} test images without labels (they can only be predicted)"
+        validation = "" if self.validation is None else f", {self.validation.images:,} validation images"
         without = unlabelled if self.unlabelled_test_images else "no test split"
         lines = [
             f"{self.location} ({self.format})",
-            f"{len(self.class_names)} classes, {self.train.images:,} training images and "
+            f"{len(self.class_names)} classes, {self.train.images:,} training images{validation} and "
             + (f"{self.test.images:,} test images" if self.test else without),
             f"{width}x{height} pixels, {'grey' if channels == 1 else 'RGB'}, uint8",
             f"mean {_numbers(self.mean)}  std {_numbers(self.std)}  (training split, in [0, 1])",
@@ -104,7 +107,7 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
     check_images(train, source, image_side=None)
     all_drawn = contact_sheet_path is None or numbered(source.class_names) == source.class_names
     mean, std = channel_statistics(train.images)
-    test, unlabelled = None, 0
+    own, test, unlabelled = source.validation(), None, 0
     try:
         test = _count(source.test(), source) if source.has_test else None
     except UnlabelledError as error:
@@ -115,6 +118,7 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
         class_names=source.class_names,
         notes=source.notes if all_drawn else (*source.notes, f"in the contact sheet {NUMBERED}"),
         train=_count(train, source),
+        validation=None if own is None else _count(own, source),
         test=test,
         unlabelled_test_images=unlabelled,
         mean=mean,

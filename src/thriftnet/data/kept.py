@@ -21,6 +21,9 @@ class KeptSource(Source):
     def train(self) -> LabelledImages:
         return self._train
 
+    def validation(self) -> LabelledImages | None:
+        return self._validation
+
     def test(self) -> LabelledImages:
         return self._test
 
@@ -31,3 +34,7 @@ class KeptSource(Source):
     @cached_property
     def _test(self) -> LabelledImages:
         return self._source.test()
+
+    @cached_property
+    def _validation(self) -> LabelledImages | None:
+        return self._source.validation()

@@ -54,6 +54,12 @@ def _open_folder(path: Path, image_side: int | None) -> Source:
         return CifarSource(cifar, image_side)
     if set_folders(path):
         return _parquet(path, image_side)
+    arrays = sorted(each for each in path.glob("[!.]*.npz") if each.is_file())
+    if arrays and not any(each.is_dir() for each in path.glob("[!.]*")):
+        if len(arrays) > 1:
+            names = ", ".join(each.name for each in arrays[:5]) + (", ..." if len(arrays) > 5 else "")
+            raise DataError(f"{path} holds {len(arrays)} .npz files, {names}; give one of them")
+        return NpzSource(arrays[0], image_side)
     return ImageFolderSource(path, image_side)
 
 

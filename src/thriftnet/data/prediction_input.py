@@ -1,7 +1,7 @@
 """Unlabelled images to predict, with their ids: the course's pickle, images, Parquet or `.npz`.
 
     pickle     a dict with `data` and `ids` (bytes or str keys): N x 3072, N x 3 x 32 x 32 or N x 32 x 32 x 3
-    folder     every PNG, JPEG and WebP in and below it; ids are relative paths, in sorted order; one image works too
+    folder     every image in and below it, links followed; ids are relative paths, sorted; one image works too
     .parquet   column `img` or `image`; ids from a column `id`, `ids` or `ID`, else row numbers from 0
     .npz       `images` (or `data`, `x_test`, `test_images`) and `ids`
     CIFAR      one file of its binary or Python layout, such as test.bin or test_batch; its labels are not used
@@ -23,13 +23,14 @@ from torch import Tensor
 
 from thriftnet.data.arrays import as_images
 from thriftnet.data.cifar import LAYOUTS, PIXELS, images_of_records
-from thriftnet.data.decode import ENDINGS, convert_all, decode_all
-from thriftnet.data.image_folder import find_images
+from thriftnet.data.decode import ENDINGS, KINDS, convert_all, decode_all
+from thriftnet.data.image_files import FoundFiles, find_images
 from thriftnet.data.limits import read_file
 from thriftnet.data.npz import NpzArrays
 from thriftnet.data.place import kind_of
 from thriftnet.data.safe_pickle import field, load_pickle, shortly
 from thriftnet.errors import DataError
+from thriftnet.storage import escaped
 
 _NPZ_IMAGES = ("images", "data", "x_test", "test_images")
 _LABEL_KEYS = ("labels", "fine_labels")
@@ -77,14 +78,17 @@ def _read(path: Path, channels: int, image_side: int) -> Unlabelled:
 
 
 def _from_files(path: Path, channels: int, side: int) -> Unlabelled:
-    images, others = find_images(path) if path.is_dir() else ([path], [])
+    found = find_images(path) if path.is_dir() else FoundFiles([path])
+    images = found.images
     if not images:
-        raise DataError(f"{path} has no images; PNG, JPEG and WebP can be predicted, or give a .parquet or .npz file")
-    ids = [image.relative_to(path if path.is_dir() else path.parent).as_posix() for image in images]
-    notes = [f"{len(ids)} images, in the order of their names"]
-    if others:
-        notes.append(f"{len(others)} files that are no PNG, JPEG or WebP are not used, such as {others[0].name}")
-    return Unlabelled(decode_all(zip(map(str, images), images, strict=True), channels, side), tuple(ids), tuple(notes))
+        raise DataError(f"{path} has no {KINDS} images; give another folder, or a .parquet or .npz file")
+    root = path if path.is_dir() else path.parent
+    ids = tuple(escaped(image.relative_to(root).as_posix()) for image in images)
+    if repeated := _repeated(ids):
+        raise DataError(f"{path} has two images called {repeated[0]} once their names are escaped; rename one")
+    notes = (f"{len(ids)} images, in the order of their names", *found.notes(root))
+    named = zip((escaped(str(image)) for image in images), images, strict=True)
+    return Unlabelled(decode_all(named, channels, side), ids, notes)
 
 
 def _from_parquet(path: Path, channels: int, side: int) -> Unlabelled:

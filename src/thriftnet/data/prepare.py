@@ -25,7 +25,7 @@ class TrainingData:
     train: LabelledImages
     """The images that are trained on."""
     validation: LabelledImages | None
-    """The images held out of the training split; None where there are none."""
+    """The data's own validation split, or the images held out of the training split; None where there are none."""
     mean: tuple[float, ...]
     """Per channel, in [0, 1]: the recipe's, else of the images that are trained on."""
     std: tuple[float, ...]
@@ -35,6 +35,7 @@ class TrainingData:
     train_indices: Tensor
     """int64, sorted: where `train` lies in the source's training split."""
     validation_indices: Tensor
+    """Of those held out of it; empty where the data have a validation split of their own."""
 
 
 def prepare(source: Source, config: DataConfig, selection: str, split_seed: int) -> TrainingData:
@@ -48,16 +49,18 @@ def prepare(source: Source, config: DataConfig, selection: str, split_seed: int)
         )
     everything = source.train()
     check_images(everything, source, config.image_side)
-    train_indices, validation_indices = split_training(
-        everything.labels, config.validation_images, config.train_images, split_seed
-    )
-    if selection == "validation" and len(validation_indices) == 0:
+    # What the data come with is used unless a number of images is asked for.
+    own = None if config.validation_images else source.validation()
+    held_out = config.validation_images if own is None else 0
+    train_indices, validation_indices = split_training(everything.labels, held_out, config.train_images, split_seed)
+    validation = own if own is not None else everything.select(validation_indices)
+    if selection == "validation" and len(validation) == 0:
         raise DataError("data.validation_images = 0, but training.selection = 'validation' needs some; set either")
     train = everything.select(train_indices)
     mean, std = _normalisation(train, config)
     return TrainingData(
         train=train,
-        validation=everything.select(validation_indices) if len(validation_indices) else None,
+        validation=validation if len(validation) else None,
         mean=mean,
         std=std,
         fingerprint=fingerprint(everything),
@@ -71,7 +74,8 @@ def check_images(data: LabelledImages, source: Source, image_side: int | None) -
     """Raise DataError unless these training images can be trained on: classes, labels, channels and sides."""
     where, classes = source.location, len(source.class_names)
     if classes < 2:
-        raise DataError(f"{where} has {classes} class; classification needs at least two")
+        only = f", {source.class_names[0]}" if source.class_names else ""
+        raise DataError(f"{where} has {classes} class{only}; classification needs at least two")
     if classes > MOST_CLASSES:
         raise DataError(f"{where} has {classes:,} classes; {MOST_CLASSES:,} are the most")
     if len(data) == 0:

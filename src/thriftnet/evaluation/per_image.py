@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from thriftnet.errors import RunFolderError
-from thriftnet.storage import parse_json
+from thriftnet.storage import escaped, parse_json
 
 _TENSORS = {"labels": torch.int32, "predicted": torch.int32, "true_class_probability": torch.float32}
 _TEXTS = ("location", "images_sha256", "weights_sha256")
@@ -43,7 +43,7 @@ class PerImageResults:
     def encoded(self) -> bytes:
         """As a safetensors file."""
         tensors = {name: getattr(self, name).to(kind).contiguous() for name, kind in _TENSORS.items()}
-        return save(tensors, {name: getattr(self, name) for name in _TEXTS})
+        return save(tensors, {name: escaped(getattr(self, name)) for name in _TEXTS})
 
 
 def decode_per_image(content: bytes, path: Path) -> PerImageResults:
