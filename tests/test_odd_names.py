@@ -35,8 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    ["evaluate RUN", "evaluate RUN --json", "evaluate RUN --split validation", "calibrate RUN", "report RUN", "check RUN",
-     "compare RUN RUN", "landscape RUN --images 8 --grid 3 --lines 1", "data info DATA --out SHEET",
+    ["evaluate RUN", "evaluate RUN --json", "evaluate RUN --split validation", "calibrate RUN", "report RUN",
+     "check RUN", "compare RUN RUN", "landscape RUN --images 8 --grid 3 --lines 1", "data info DATA --out SHEET",
      "predict RUN DATA --out CSV", "train --resume RUN"],
 )  # fmt: skip
 def test_every_command_works_with_them(place: Path, tmp_path: Path, words: str) -> None:
