@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
 from thriftnet.errors import DataError, RunFolderError
 from thriftnet.evaluation.batchnorm_adaptation import adapt_batchnorm
+from thriftnet.evaluation.calibration import HIGHEST, LOWEST
 from thriftnet.evaluation.predict import Averaging, predict_logits
 from thriftnet.run import Run
 from thriftnet.training.interruption import watch_signals
@@ -43,6 +45,18 @@ class Temperature(pydantic.BaseModel):
     loss_after: float
     calibration_error_before: float
     calibration_error_after: float
+    note: str = ""
+    """Why the temperature stayed 1, where none is the best."""
+
+    def summary(self) -> str:
+        """One line for a person."""
+        found = f"temperature {self.temperature:.4f} on {self.validation_images:,} validation images"
+        if self.note:
+            return f"{found}, nothing fitted: {self.note}"
+        return (
+            f"{found}: calibration error {self.calibration_error_before:.2%} -> {self.calibration_error_after:.2%}, "
+            f"loss {self.loss_before:.4f} -> {self.loss_after:.4f} nats"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,10 +103,18 @@ class Predictor:
         parts = [
             f"mean of {len(self.runs)} runs" if len(self.runs) > 1 else "",
             "BatchNorm adapted to the images" if self.adapt_batchnorm else "",
-            "temperature scaled" if self.calibrated else "",
+            self._scaling if self.calibrated else "",
             _VIEWS[self.tta],
         ]
         return ", ".join(filter(None, parts))
+
+    @property
+    def _scaling(self) -> str:
+        return "temperature scaled" if any(t != 1 for t in self._temperatures) else "no temperature is best: kept at 1"
+
+    @property
+    def _temperatures(self) -> list[float]:
+        return [read_temperature(run, self.weights) for run in self.runs]
 
     @cached_property
     def runtime(self) -> runtimes.Runtime:
@@ -105,8 +127,7 @@ class Predictor:
         """The trained networks on the device. Raises RunFolderError for a damaged run, or one without temperature."""
         networks: list[nn.Module] = [self.runtime.place(run.network(self.weights)) for run in self.runs]
         if self.calibrated:
-            temperatures = [read_temperature(run, self.weights) for run in self.runs]
-            networks = [_Scaled(network, t) for network, t in zip(networks, temperatures, strict=True)]
+            networks = [_Scaled(network, t) for network, t in zip(networks, self._temperatures, strict=True)]
         return tuple(networks)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -165,7 +186,7 @@ class Predictor:
             ],
             "weights": self.weights,
             "tta": self.tta,
-            "temperatures": [read_temperature(run, self.weights) for run in self.runs] if self.calibrated else None,
+            "temperatures": self._temperatures if self.calibrated else None,
             "adapt_batchnorm": self.adapt_batchnorm,
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
@@ -179,7 +200,12 @@ def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:
 
 
 def read_temperature(run: Run, weights: Which) -> float:
-    """Raises RunFolderError where none was fitted for these weights."""
+    """The temperature of `read_calibration`, and what that raises."""
+    return read_calibration(run, weights).temperature
+
+
+def read_calibration(run: Run, weights: Which) -> Temperature:
+    """Raises RunFolderError where none was fitted for these weights, or one at a bound of the search."""
     again = f"fit it with: thriftnet calibrate {run.path}"
     if not run.folder.has(TEMPERATURE_FILE):
         raise RunFolderError(f"{run.path} has no temperature yet; {again}")
@@ -189,7 +215,11 @@ def read_temperature(run: Run, weights: Which) -> float:
         raise RunFolderError(f"{run.path / TEMPERATURE_FILE} is damaged; {again}") from None
     if fitted.weights != weights or fitted.weights_hash != weights_hash(run, weights):
         raise RunFolderError(f"the temperature of {run.path} was fitted for other weights; {again}")
-    return fitted.temperature
+    if any(math.isclose(fitted.temperature, bound, rel_tol=1e-6) for bound in (LOWEST, HIGHEST)):
+        raise RunFolderError(
+            f"the temperature of {run.path}, {fitted.temperature:.4g}, is a bound of the search, not the best; {again}"
+        )
+    return fitted
 
 
 def weights_hash(run: Run, weights: Which) -> str:

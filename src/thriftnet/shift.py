@@ -23,7 +23,7 @@ from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, EXTRA, SEVE
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.inference import Split, as_runs, labelled_split, open_fitting, open_test
-from thriftnet.predictor import TEMPERATURE_FILE, Predictor, weights_hash
+from thriftnet.predictor import TEMPERATURE_FILE, Predictor, read_calibration, weights_hash
 from thriftnet.run import Run
 from thriftnet.training.run_folder import Which
 
@@ -447,7 +447,10 @@ def measure_remedies(
     if missing:
         notes.append(f"temperature scaling is left out; fit it with: thriftnet calibrate {' '.join(missing[:1])}")
     else:
-        ways["temperature scaled"] = replace(one, calibrated=True)
+        kept = [(each.path, note) for each in runs if (note := read_calibration(each, "selected").note)]
+        notes += [f"the temperature of {path} stays 1: {note}" for path, note in kept]
+        if runs[0].path not in dict(kept):
+            ways["temperature scaled"] = replace(one, calibrated=True)
         everything = replace(everything, calibrated=True)
     if len(runs) > 1:
         ways[f"mean of {len(runs)} runs"] = Predictor(runs)

@@ -177,7 +177,7 @@ def test_one_cycle_whose_peak_is_its_first_step_falls_from_there(peak_fraction: 
         cycle_momentum=[0.85, 0.95],
     )  # fmt: skip
     rates = [ours.lr(step) for step in range(steps)]
-    assert rates[0] == 0.1 and ours.momentum(0) == 0.85
+    assert (rates[0], ours.momentum(0)) == (0.1, 0.85)
     assert rates == sorted(rates, reverse=True)
 
 
