@@ -188,7 +188,7 @@ def predict(
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm, batch_size)
     facts, _ = predictor.runs[0].data, predictor.networks
     unlabelled = read_unlabelled(Path(images), facts.channels, facts.image_side)
-    chances = predictor.logits(unlabelled.images).softmax(1)
+    chances = predictor.logits(unlabelled.images, unlabelled.ids.__getitem__).softmax(1)
     predictions = Predictions(unlabelled.ids, chances.argmax(1), chances, facts.class_names, unlabelled.notes)
     if out is not None:
         columns = chances if probabilities else None

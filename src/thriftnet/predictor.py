@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Any
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from thriftnet import memory
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
-from thriftnet.errors import DataError, RunFolderError
+from thriftnet.errors import DataError, NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.batchnorm_adaptation import adapt_batchnorm
 from thriftnet.evaluation.calibration import HIGHEST, LOWEST
 from thriftnet.evaluation.predict import Averaging, predict_logits
-from thriftnet.run import Run
+from thriftnet.run import AFTER_NON_FINITE, Run
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.run_folder import Which
 
@@ -130,9 +130,14 @@ class Predictor:
             networks = [_Scaled(network, t) for network, t in zip(networks, self._temperatures, strict=True)]
         return tuple(networks)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """float32 [N, K] on the CPU for uint8 [N, C, H, W]; of several runs logarithms of the mean probabilities."""
+    def logits(self, images: Tensor, named: Callable[[int], object] | None = None) -> Tensor:
+        """float32 [N, K] on the CPU for uint8 [N, C, H, W]; of several runs logarithms of the mean probabilities.
+
+        Raises NonFiniteLossError for outputs that are not finite, with the first such image's name (None: its place).
+        """
         parts = [self._logits(run, network, images) for run, network in zip(self.runs, self.networks, strict=True)]
+        for run, part in zip(self.runs, parts, strict=True):
+            require_finite(part, run, named)
         return parts[0] if len(parts) == 1 else mean_of_runs(parts)
 
     def _logits(self, run: Run, network: nn.Module, images: Tensor) -> Tensor:
@@ -192,6 +197,17 @@ class Predictor:
             "precision": self.runtime.precision,
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
+
+
+def require_finite(logits: Tensor, run: Run, named: Callable[[int], object] | None = None) -> None:
+    """Raise NonFiniteLossError where outputs [N, K] of `run` are NaN or infinite; they would count as class 0."""
+    broken = (~logits.isfinite()).any(1).nonzero()[:, 0].tolist()
+    if broken:
+        first = f"{broken[0]}, counted from 0" if named is None else named(broken[0])
+        raise NonFiniteLossError(
+            f"the output of {run.path} is NaN or infinite for {len(broken):,} of {len(logits):,} images, first for "
+            f"image {first}; nothing of it was written; {AFTER_NON_FINITE}"
+        )
 
 
 def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:

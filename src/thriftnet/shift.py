@@ -281,7 +281,7 @@ class _Measuring:
         if stored is not None and stored.complete:
             say(f"taken from {self.path}: the same weights, data and settings were measured before")
             return ShiftMeasurement(self.path, stored)
-        clean_logits = self.predictor.logits(self.images.images)
+        clean_logits = self.predictor.logits(self.images.images, self._named("clean", 0))
         estimator, compared = self._estimator(clean_logits)
         reasons = {name: unsuitable(name, self.images.images.shape[1]) for name in CORRUPTIONS}
         if stored is None:
@@ -295,7 +295,8 @@ class _Measuring:
                 continue
             added = []
             for severity in SEVERITIES:
-                logits = self.predictor.logits(corrupt(pixels, name, severity, self.indices))
+                shifted = corrupt(pixels, name, severity, self.indices)
+                logits = self.predictor.logits(shifted, self._named(name, severity))
                 added.append(self._condition(name, severity, logits, estimator, compared))
             stored = stored.model_copy(update={"conditions": (*stored.conditions, *added)})
             self._write(stored)
@@ -307,6 +308,9 @@ class _Measuring:
             "shift measured", file=self.path.name, accuracy=stored.clean.accuracy, shifted=measurement.mean("accuracy")
         )
         return measurement
+
+    def _named(self, corruption: str, severity: int) -> Callable[[int], str]:
+        return lambda place: f"{int(self.indices[place])} of the split, counted from 0 ({corruption} {severity})"
 
     def _write(self, stored: Stored, value: dict[str, Any] | None = None) -> None:
         self.predictor.runs[0].folder.write_json(self.path.name, value or stored.model_dump(mode="json"))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -192,16 +192,20 @@ class ImageLoss:
         """The loss alone."""
         return self.with_gradient(network, [])[0]
 
+    @torch.no_grad()
+    def outputs(self, network: nn.Module) -> Tensor:
+        """The logits that the loss is of, float32 [N, K]."""
+        with evaluating(network), self._statistics(network):
+            return torch.cat([network(inputs).float() for inputs in self._batches(self.batch_size)])
+
     def with_gradient(self, network: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
         """The loss and its gradient with respect to each of `parameters`.
 
         The gradient takes BatchNorm's statistics as constants, whichever they are.
         """
-        stored = self.batchnorm == "stored"
-        estimated = nullcontext() if stored else batchnorm_estimated(network, self._batches(self.batch_size))
         size = self.gradient_batch_size if parameters else self.batch_size
         total, gradients = 0.0, [torch.zeros_like(parameter) for parameter in parameters]
-        with evaluating(network), estimated, torch.set_grad_enabled(bool(parameters)):
+        with evaluating(network), self._statistics(network), torch.set_grad_enabled(bool(parameters)):
             for inputs, labels in zip(self._batches(size), torch.split(self.labels, size), strict=True):
                 loss = F.cross_entropy(network(inputs).float(), labels, reduction="sum")
                 if parameters:
@@ -209,6 +213,10 @@ class ImageLoss:
                 total += float(loss.detach())
         self.after()
         return total / len(self.labels), [gradient / len(self.labels) for gradient in gradients]
+
+    def _statistics(self, network: nn.Module) -> AbstractContextManager[None]:
+        stored = self.batchnorm == "stored"
+        return nullcontext() if stored else batchnorm_estimated(network, self._batches(self.batch_size))
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         for batch in torch.split(self.images, size):
