@@ -27,8 +27,7 @@ from thriftnet.ledger.claims import load_claims
 from thriftnet.ledger.plan import checked_request
 from thriftnet.ledger.write import Ledger
 from thriftnet.ledger.write import reproduce as write_ledger
-from thriftnet.models.budget import check_budget, trainable_parameters
-from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
+from thriftnet.models.build import build_model, build_on_meta, check_budget, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
 from thriftnet.predictor import Temperature
 from thriftnet.reporting.comparison_report import write_comparison_report
@@ -100,9 +99,8 @@ def summary(
     resolved = load_recipe(recipe, overrides, width=width)
     if not 2 <= num_classes <= MOST_CLASSES:
         raise UserError(f"--classes {num_classes:,} must be 2 to {MOST_CLASSES:,}")
-    network = build_on_meta(resolved.model, in_channels, num_classes)
-    check_budget(trainable_parameters(network), resolved.model, resolved.name)
-    return summarize(network, (in_channels, image_side, image_side))
+    check_budget(resolved.model, in_channels, num_classes, resolved.name)
+    return summarize(build_on_meta(resolved.model, in_channels, num_classes), (in_channels, image_side, image_side))
 
 
 def recipe_table() -> list[dict[str, Any]]:

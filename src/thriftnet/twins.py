@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from thriftnet import recipe as recipes
-from thriftnet.config import RecipeConfig
+from thriftnet.config import ModelConfig, RecipeConfig
 from thriftnet.errors import UserError
 
 
@@ -49,7 +49,12 @@ def narrow(recipe: RecipeConfig, width: float) -> RecipeConfig:
     _check_share("width", width)
     if width == 1:
         return recipe
-    model = recipe.model
+    changes = {"model": narrower(recipe.model, width), "expect": recipes.ABSENT}
+    return _reduced(recipe, changes, f"{width:g} of every width")
+
+
+def narrower(model: ModelConfig, width: float) -> dict[str, Any]:
+    """The values of [model] that `narrow` changes, as they are at `width`."""
     changes: dict[str, Any] = {}
     if model.stem.width is not None:
         changes["stem"] = {"width": _scaled(model.stem.width, width)}
@@ -57,7 +62,7 @@ def narrow(recipe: RecipeConfig, width: float) -> RecipeConfig:
         changes["widths"] = [_scaled(each, width) for each in model.widths]
     if model.cardinality is not None:
         changes["cardinality"] = _scaled(model.cardinality, width)
-    return _reduced(recipe, {"model": changes, "expect": recipes.ABSENT}, f"{width:g} of every width")
+    return changes
 
 
 def _reduced(recipe: RecipeConfig, changes: dict[str, Any], how: str) -> RecipeConfig:
@@ -71,4 +76,4 @@ def _scaled(count: int, share: float) -> int:
 
 def _check_share(name: str, share: float) -> None:
     if not 0 < share <= 1:
-        raise UserError(f"--{name} {share:g} must be above 0 and at most 1, for example 0.25")
+        raise UserError(f"--{name} {share} must be above 0 and at most 1, for example 0.25")
