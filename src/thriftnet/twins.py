@@ -6,11 +6,27 @@ Both are labelled: what was changed stands in the recipe's `reduced`, and so bes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from thriftnet import recipe as recipes
 from thriftnet.config import ModelConfig, RecipeConfig
 from thriftnet.errors import UserError
+
+SHORTENS = (
+    "training.epochs", "training.early_stopping_epochs", "schedule.warmup_epochs", "schedule.milestones_epochs",
+    "schedule.patience_epochs", "model.stem.bias_epochs",
+)  # fmt: skip
+"""What `shorten` may change."""
+NARROWS = ("model.widths", "model.stem.width", "model.cardinality", "expect")
+"""What `narrow` may change."""
+
+
+def refuse_set_twice(overrides: Sequence[str], scale: float, width: float) -> None:
+    """Raise RecipeError where `--set` gives what the scale or the width would change."""
+    for option, share, keys in (("--scale", scale, SHORTENS), ("--width", width, NARROWS)):
+        if share != 1:
+            recipes.refuse_set_twice(overrides, option, keys)
 
 
 def shorten(recipe: RecipeConfig, scale: float) -> RecipeConfig:

@@ -145,6 +145,7 @@ def _fit(
                 *([f"{processes.world_size} processes share each batch"] if processes.several else []),
                 *(found.notes if found is not None else []),
                 *source.notes,
+                *_warnings(recipe),
                 *run.runtime.reasons,
                 *run.batches.notes,
             ],
@@ -164,6 +165,16 @@ def _fit(
     finally:
         display.stop()
     return data
+
+
+def _warnings(recipe: RecipeConfig) -> list[str]:
+    """What a person should know before a training begins."""
+    if recipe.training.selection != "test":
+        return []
+    return [
+        "training.selection = 'test': the test images choose the epoch that is kept, so its test accuracy is "
+        "test-selected; --protocol honest seals them"
+    ]
 
 
 def _no_memory_around_steps(folder: RunFolder) -> str:
