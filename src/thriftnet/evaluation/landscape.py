@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from thriftnet.augment.draws import Draws
 from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.normalize import as_float, normalize
+from thriftnet.errors import DataError
 from thriftnet.evaluation.predict import evaluating
 
 BatchNormStatistics = Literal["stored", "re-estimated"]
@@ -215,10 +216,18 @@ class ImageLoss:
         return total / len(self.labels), [gradient / len(self.labels) for gradient in gradients]
 
     def _statistics(self, network: nn.Module) -> AbstractContextManager[None]:
-        stored = self.batchnorm == "stored"
-        return nullcontext() if stored else batchnorm_estimated(network, self._batches(self.batch_size))
+        if self.batchnorm == "stored":
+            return nullcontext()
+        count, size = len(self.images), max(2, self.batch_size)
+        if count < 2:
+            raise DataError("BatchNorm's statistics cannot be re-estimated on one image; measure on two at least")
+        # One image may have one value a channel, which has no variance: a last one joins the batch before it.
+        sizes = [size] * (count // size) + [count % size] * (count % size > 0)
+        if sizes[-1] == 1:
+            sizes = [*sizes[:-2], size + 1]
+        return batchnorm_estimated(network, self._batches(sizes))
 
-    def _batches(self, size: int) -> Iterator[Tensor]:
+    def _batches(self, size: int | list[int]) -> Iterator[Tensor]:
         for batch in torch.split(self.images, size):
             yield normalize(as_float(batch), self.mean, self.std).contiguous(memory_format=self.memory_format)
 
