@@ -83,7 +83,7 @@ def bounded() -> Iterator[Bounded]:
     ("change", "message"),
     [
         (f"model.widths=[{MANY},1,1]", rf"model.widths.0 = {MANY}: .* 65536"),
-        ("model.widths=[65536,65536,65536]", r"[\d,]+ trainable parameters, .* over the budget of 5,000,000; multiply"),
+        ("model.widths=[65536,65536,65536]", r"[\d,]+ trainable parameters, .* over the budget of 5,000,000; set"),
         (f"model.stem.width={MANY}", rf"model.stem.width = {MANY}: .* 65536"),
         (f"model.stem.kernel={MANY + 1}", rf"model.stem.kernel = {MANY + 1}: .* 511"),
         (f"model.blocks=[{MANY},1,1]", rf"model.blocks.0 = {MANY}: .* 1000"),

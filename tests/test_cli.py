@@ -70,14 +70,44 @@ class TestTrain:
         assert timeless(out)[0]["steps"] == 2  # 72 images in batches of 36
 
     def test_honest_protocol_seals_what_a_paper_opened(self, shared_run: Trained, tmp_path: Path) -> None:
-        paper = ("--data", shared_run.data, "--set", "training.selection=test", "--set", "data.validation_images=0")
-        opened = short_training(shared_run, *paper, "--out", tmp_path / "opened")
+        paper = tmp_path / "paper.toml"
+        values = "[data]\nvalidation_images = 0\n[training]\nselection = 'test'\nepochs = 1\n"
+        paper.write_text(f"inherits = '{shared_run.recipe}'\n{values}", encoding="utf-8")
+        opened = thriftnet("train", paper, "--data", shared_run.data, "--out", tmp_path / "opened")
         assert "test accuracy (test-selected)" in opened.stdout
         assert "test (test-selected) loss" in opened.stderr
-        sealed = short_training(shared_run, *paper, "--protocol", "honest", "--out", tmp_path / "sealed")
+        assert "the test images choose the epoch that is kept" in opened.stderr
+        honest = ("--protocol", "honest", "--out", tmp_path / "sealed")
+        sealed = thriftnet("train", paper, "--data", shared_run.data, *honest)
+        assert "the test images choose" not in sealed.stderr
         assert "validation accuracy" in sealed.stdout
         assert "test" not in sealed.stdout.splitlines()[0]
         assert RunFolder(tmp_path / "sealed").read_json("data.json")["validation_images"] == 9
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--epochs", 1, "--set", "training.epochs=2"], "--set training.epochs and --epochs would both set"),
+            (["--epochs", 1, "--scale", 0.5], "--epochs and --scale would both set the epochs"),
+            (["--seed", 1, "--set", "training={ seed = 2 }"], "--set training.seed and --seed would both set"),
+            (["--budget", 9, "--set", "model.parameter_budget=8"], "--set model.parameter_budget and --budget would"),
+            (["--scale", 0.5, "--set", "training.epochs=2"], "--set training.epochs and --scale would both set"),
+            (["--scale", 0.5, "--set", "schedule.warmup_epochs=1"], "--set schedule.warmup_epochs and --scale would"),
+            (["--width", 0.5, "--set", "model.widths.0=2"], "--set model.widths.0 and --width would both set"),
+            (["--width", 0.5, "--set", "expect.parameters=2"], "--set expect.parameters and --width would both set"),
+            (["--protocol", "honest", "--set", "training.selection=test"], "--set training.selection=test and --pro"),
+            (["--protocol", "honest", "--set", "data.validation_images=0"], "--set data.validation_images=0 and --pro"),
+        ],
+    )
+    @pytest.mark.parametrize("seeds", [[], ["--seeds", 2]], ids=["one", "seeds"])
+    def test_what_is_set_is_never_dropped(
+        self, shared_run: Trained, tmp_path: Path, options: list[object], says: str, seeds: list[object]
+    ) -> None:
+        out = tmp_path / "run"
+        outcome = thriftnet("train", shared_run.recipe, "--data", shared_run.data, "--out", out, *options, *seeds)
+        assert (outcome.status, out.exists()) == (2, False)
+        assert says in outcome.error
+        assert outcome.error.endswith("; leave one of them out")
 
     def test_the_environment_names_the_data_and_the_run_gets_a_folder(
         self, shared_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,7 +127,7 @@ class TestTrain:
         outcome = thriftnet("train", "xu-resnet18", "--set", widths, "--data", tmp_path / "absent")
         assert outcome.status == 2
         assert re.search(r"has 11,163,468 trainable parameters, 6,163,468 over the budget of 5,000,000", outcome.error)
-        assert re.search(r"multiply model\.widths by about 0\.67, .* or raise model\.parameter_budget", outcome.error)
+        assert "set model.stem.width = 28 and model.widths = [42, 85, 170, 339] (4,904,702 parameters)" in outcome.error
         assert outcome.stdout == ""
         assert list(tmp_path.iterdir()) == []
 

@@ -262,12 +262,12 @@ class TestCompare:
     def test_the_honest_protocol_reaches_the_recipes(self, shared_run: Trained, tmp_path: Path) -> None:
         compared = thriftnet.compare(
             [shared_run.recipe, shared_run.recipe], data=str(shared_run.data), seeds=1, out=tmp_path, protocol="honest",
-            overrides=["training.selection=test", "training.epochs=1"], display=SilentDisplay(),
+            overrides=["data.validation_images=15", "training.epochs=1"], display=SilentDisplay(),
         )  # fmt: skip
-        assert RunFolder(tmp_path / "tiny" / "seed-0").read_recipe().training.selection == "validation"
+        assert RunFolder(tmp_path / "tiny" / "seed-0").read_recipe().data.validation_images == 15
         assert [side.selection for side in compared.sides] == ["validation", "validation"]
         assert compared.pairs[0].judgement == "noise"  # the same run twice
-        assert "--protocol honest --set training.selection=test --set training.epochs=1" in compared.command
+        assert "--protocol honest --set data.validation_images=15 --set training.epochs=1" in compared.command
 
     def test_other_images_in_the_same_place_are_refused(self, two: Path, shared_run: Trained, tmp_path: Path) -> None:
         first, second = two / "good" / "seed-0", two / "poor" / "seed-0"

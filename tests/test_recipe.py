@@ -213,6 +213,40 @@ def test_inherits_a_packaged_recipe(write: Any) -> None:
     assert mine.model == recipes.load("liu-4x2").model
 
 
+def test_what_a_paper_says_of_its_recipe_is_not_inherited_by_another_owners(write: Any) -> None:
+    mine = recipes.load(write("inherits = 'liu-4x2'\n[training]\nepochs = 3", "mine"))
+    assert (mine.name, mine.paper, mine.summary, mine.expect) == ("mine", "", "", ExpectConfig())
+    assert mine.training.selection == "test"
+    packaged = recipes.load("liu-4x2")
+    assert (packaged.paper, packaged.expect.claimed_test_accuracy) == ("Liu, Douglas, Ji", 91.47)
+    assert recipes.load("liu-trial-5").expect == packaged.expect
+
+
+def test_it_is_inherited_along_the_users_own_files(write: Any) -> None:
+    own = "inherits = 'li-resnet'\npaper = 'Mine'\nsummary = 'One'\n"
+    write(f"{own}[expect]\nclaimed_test_accuracy = 90.0\nclaim = 'Table 1'", "own")
+    child = recipes.load(write("inherits = 'own'\n[optimizer]\nlr = 0.5", "child"))
+    assert (child.paper, child.summary) == ("Mine", "One")
+    assert child.expect == ExpectConfig(claimed_test_accuracy=90.0, claim="Table 1")
+
+
+def test_nor_what_a_run_says_of_the_recipe_that_it_was_begun_with(tmp_path: Path, write: Any) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "events.jsonl").touch()
+    (run / "recipe.toml").write_text(recipes.to_toml(recipes.load("liu-4x2")), encoding="utf-8")
+    child = recipes.load(write(f"inherits = '{run / 'recipe.toml'}'", "child"))
+    assert (child.name, child.paper, child.expect) == ("child", "", ExpectConfig())
+    again = recipes.load(str(run / "recipe.toml"))
+    assert (again.name, again.paper) == ("liu-4x2", "Liu, Douglas, Ji")
+
+
+def test_a_packaged_file_by_its_path_is_packaged(write: Any) -> None:
+    path = Path(recipes.__file__).parent / "recipes" / "liu-4x2.toml"
+    assert recipes.load(str(path)) == recipes.load("liu-4x2")
+    assert recipes.load(write(f"inherits = '{path}'", "child")).paper == ""
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -387,6 +421,39 @@ def test_the_honest_protocol_holds_out_and_seals() -> None:
     assert (paper.data.validation_images, paper.training.selection) == (0, "test")
     assert (honest.data.validation_images, honest.training.selection) == (None, "validation")
     assert honest.optimizer == paper.optimizer
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "expected"),
+    [
+        ("", [], (None, "validation")),
+        ("", ["data.validation_images=200"], (200, "validation")),
+        ("", ["data={ validation_images = 200 }"], (200, "validation")),
+        ("", ["training.selection=last"], (None, "last")),
+        ("[data]\nvalidation_images = 200", [], (200, "validation")),
+        ("[data]\nvalidation_images = 200", ["data.validation_images=none"], (None, "validation")),
+        ("[data]\nvalidation_images = 200\n[training]\nselection = 'last'", [], (200, "last")),
+        ("[data]\nvalidation_images = 0\n[training]\nselection = 'test'", [], (None, "validation")),
+    ],
+)
+def test_sealed_replaces_only_what_the_honest_protocol_excludes(
+    file: str, overrides: list[str], expected: tuple[int | None, str], write: Any
+) -> None:
+    recipe = recipes.load(write(f"inherits = 'liu-4x2'\n{file}"), overrides, sealed=True)
+    assert (recipe.data.validation_images, recipe.training.selection) == expected
+
+
+@pytest.mark.parametrize(
+    "override", ["training.selection=test", "training={selection='test'}", "data.validation_images=0"]
+)
+def test_what_the_honest_protocol_excludes_is_refused(override: str) -> None:
+    with pytest.raises(RecipeError, match="and --protocol honest exclude each other; leave one of them out"):
+        recipes.load("liu-4x2", [override], sealed=True)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_sealed_is_honest_of_a_packaged_recipe(name: str) -> None:
+    assert recipes.load(name, sealed=True) == recipes.honest(recipes.load(name))
 
 
 def test_changes_are_checked_like_a_file() -> None:

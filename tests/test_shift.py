@@ -17,10 +17,12 @@ from torch.nn.functional import cross_entropy
 
 from tests.conftest import Outcome, Trained, thriftnet
 from tests.training.conftest import TinySource, tiny_recipe
-from thriftnet import api, shift
+from thriftnet import api, inference, shift
 from thriftnet import recipe as recipes
 from thriftnet.errors import DataError, RunFolderError, UserError
+from thriftnet.evaluation.calibration import fit_temperature
 from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, corrupt
+from thriftnet.inference import labelled_split, open_fitting
 from thriftnet.predictor import Predictor, mean_of_runs, read_temperature
 from thriftnet.reporting.page import Page, render_page
 from thriftnet.reporting.shift_figures import foretold_data, heat_map_data, severity_curves_data
@@ -41,12 +43,29 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def one_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temperature is fitted as if one validation image were of another class: of these all are right."""
+
+    def fit(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
+        return fit_temperature(logits, torch.cat([(labels[:1] + 1) % 3, labels[1:]]))
+
+    monkeypatch.setattr(inference, "fit_temperature", fit)
+
+
+@pytest.fixture
 def second(trained: Trained, tmp_path: Path) -> Path:
     """Another run of the same recipe and data, seed 1."""
     path = tmp_path / "second"
     outcome = thriftnet("train", trained.recipe, "--data", trained.data, "--seed", 1, "--epochs", 3, "--out", path)
     assert outcome.status == 0, outcome.stderr
     return path
+
+
+def run_logits_that_are_right(trained: Trained) -> torch.Tensor:
+    """For the run's validation images: 5 for the class of each, 0 for the others."""
+    run = load_run(trained.path)
+    images = labelled_split(open_fitting(run, str(trained.data)), (run,), "validation")
+    return 5.0 * torch.nn.functional.one_hot(images.labels, 3)
 
 
 def opened(path: Path) -> list[dict[str, Any]]:
@@ -314,13 +333,16 @@ class TestRunPage:
 
 
 class TestTemperature:
-    def test_it_is_fitted_on_validation_images_and_used_when_asked(self, trained: Trained, tmp_path: Path) -> None:
+    def test_it_is_fitted_on_validation_images_and_used_when_asked(
+        self, trained: Trained, tmp_path: Path, one_wrong: None
+    ) -> None:
         outcome = thriftnet("calibrate", trained.path)
         assert outcome.last_line == str(trained.path / "temperature.json")
         assert opened(trained.path) == []
         fitted = json.loads((trained.path / "temperature.json").read_text())
         assert fitted["validation_images"] == 18
-        assert fitted["loss_after"] <= fitted["loss_before"]
+        assert fitted["temperature"] != 1
+        assert fitted["note"] == ""
         assert f"temperature {fitted['temperature']:.4f}" in outcome.stdout
         run = load_run(trained.path)
         images = TinySource(sealed=False).test().images
@@ -338,6 +360,37 @@ class TestTemperature:
         with out.open(newline="") as file:
             rows = list(csv.reader(file))
         assert [float(cell) for cell in rows[1][2:]] == pytest.approx(scaled.softmax(1)[0].tolist())
+
+    def test_where_all_validation_images_are_right_it_stays_1_and_says_so(
+        self, trained: Trained, few: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Predictor, "logits", lambda self, images: torch.zeros(len(images), 3))
+        reason = "the loss is least at no temperature within 0.02 to 50"
+        outcome = thriftnet("calibrate", trained.path)
+        assert f"temperature 1.0000 on 18 validation images, nothing fitted: {reason}" in outcome.stdout
+        monkeypatch.undo()
+        right = run_logits_that_are_right(trained)
+        monkeypatch.setattr(Predictor, "logits", lambda self, images: right)
+        fitted = api.calibrate(trained.path)
+        reason = "all 18 validation images are right, so the loss falls as long as the temperature does"
+        assert (fitted.temperature, fitted.note, fitted.loss_after) == (1.0, reason, fitted.loss_before)
+        assert json.loads((trained.path / "temperature.json").read_text())["note"] == reason
+        monkeypatch.undo()
+        calibrated = thriftnet("evaluate", trained.path, "--split", "validation", "--calibrated")
+        assert "no temperature is best: kept at 1" in calibrated.stdout
+        remedies = thriftnet("remedies", trained.path, "--shift-images", 30)
+        assert f"the temperature of {trained.path} stays 1: {reason}" in remedies.stdout
+        assert "temperature scaled" not in remedies.stdout
+
+    def test_one_that_an_earlier_version_left_at_a_bound_is_refused(self, trained: Trained) -> None:
+        thriftnet("calibrate", trained.path)
+        folder = RunFolder(trained.path)
+        folder.write_json("temperature.json", folder.read_json("temperature.json") | {"temperature": 0.02 * (1 + 1e-9)})
+        outcome = thriftnet("evaluate", trained.path, "--calibrated")
+        assert outcome.status == 2
+        assert outcome.error.endswith(
+            f"0.02, is a bound of the search, not the best; fit it with: thriftnet calibrate {trained.path}"
+        )
 
     def test_without_one_or_for_other_weights_the_fix_is_named(self, trained: Trained) -> None:
         outcome = thriftnet("evaluate", trained.path, "--calibrated")
@@ -396,7 +449,9 @@ class TestSeveralRuns:
 
 
 class TestRemedies:
-    def test_each_is_measured_alone_and_all_together(self, trained: Trained, second: Path, few: None) -> None:
+    def test_each_is_measured_alone_and_all_together(
+        self, trained: Trained, second: Path, few: None, one_wrong: None
+    ) -> None:
         first = thriftnet("remedies", trained.path, "--shift-images", 30)
         assert "temperature scaling is left out; fit it with: thriftnet calibrate" in first.stdout
         assert "averaging is left out; give several run folders" in first.stdout

@@ -18,7 +18,7 @@ from thriftnet.data.dataset import MOST_CLASSES
 from thriftnet.data.info import DataInfo, describe
 from thriftnet.data.open import open_source
 from thriftnet.distributed.processes import joined
-from thriftnet.errors import UserError
+from thriftnet.errors import RecipeError, UserError
 from thriftnet.evaluation.landscape import BatchNormStatistics
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.evaluation.sides import Comparison
@@ -27,8 +27,7 @@ from thriftnet.ledger.claims import load_claims
 from thriftnet.ledger.plan import checked_request
 from thriftnet.ledger.write import Ledger
 from thriftnet.ledger.write import reproduce as write_ledger
-from thriftnet.models.budget import check_budget, trainable_parameters
-from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
+from thriftnet.models.build import build_model, build_on_meta, check_budget, check_recipe_network
 from thriftnet.models.summary import Summary, summarize
 from thriftnet.predictor import Temperature
 from thriftnet.reporting.comparison_report import write_comparison_report
@@ -75,16 +74,17 @@ def load_recipe(
     """A recipe by name, file or value, with `section.key=value` overrides, under the paper's or the honest protocol.
 
     `scale` shortens its epochs and `width` narrows its network (`twins`). Raises RecipeError for an unknown name, key,
-    type or combination.
+    type or combination, and for an override that one of the others would change.
     """
+    honest = protocol == "honest"
     if isinstance(recipe, str):
-        resolved = recipes.load(recipe, overrides)
+        twins.refuse_set_twice(overrides, scale, width)
+        resolved = recipes.load(recipe, overrides, sealed=honest)
     elif overrides:
         raise UserError("overrides apply to a recipe given by name or file; change the RecipeConfig itself instead")
     else:
-        resolved = recipe
-    resolved = twins.narrow(twins.shorten(resolved, scale), width)
-    return recipes.honest(resolved) if protocol == "honest" else resolved
+        resolved = recipes.honest(recipe, recipe.data.validation_images or None) if honest else recipe
+    return twins.narrow(twins.shorten(resolved, scale), width)
 
 
 @refusals_named()
@@ -111,9 +111,8 @@ def summary(
     resolved = load_recipe(recipe, overrides, width=width)
     if not 2 <= num_classes <= MOST_CLASSES:
         raise UserError(f"--classes {num_classes:,} must be 2 to {MOST_CLASSES:,}")
-    network = build_on_meta(resolved.model, in_channels, num_classes)
-    check_budget(trainable_parameters(network), resolved.model, resolved.name)
-    return summarize(network, (in_channels, image_side, image_side))
+    check_budget(resolved.model, in_channels, num_classes, resolved.name)
+    return summarize(build_on_meta(resolved.model, in_channels, num_classes), (in_channels, image_side, image_side))
 
 
 @refusals_named()
@@ -171,7 +170,7 @@ def train(
         with processes.together():
             require(track)
             resolved = load_recipe(recipe, overrides, protocol, scale=scale, width=width)
-            resolved = _changed(resolved, epochs, seed, budget)
+            resolved = _changed(resolved, overrides, scale, epochs, seed, budget)
             check_recipe_network(resolved)  # before the data is looked for: a network over budget costs no download
         source = processes.one_first_on_each_machine(lambda: open_source(data, resolved.data.image_side))
         path = processes.from_main(lambda: user_path(out) if out is not None else _new_run_path(resolved))
@@ -209,7 +208,8 @@ def train_seeds(
     `train` raises, RunFolderError for folders with other runs, UserError under torchrun.
     """
     require(track)
-    resolved = _changed(load_recipe(recipe, overrides, protocol, scale=scale, width=width), epochs, seed, budget)
+    resolved = load_recipe(recipe, overrides, protocol, scale=scale, width=width)
+    resolved = _changed(resolved, overrides, scale, epochs, seed, budget)
     check_recipe_network(resolved)
     source = open_source(data, resolved.data.image_side)
     folder = user_path(out) if out is not None else comparison.default_folder(resolved, source)
@@ -218,14 +218,26 @@ def train_seeds(
     return SeedRuns(folder, tuple(runs))
 
 
-def _changed(recipe: RecipeConfig, epochs: int | None, seed: int | None, budget: int | None) -> RecipeConfig:
+def _changed(
+    recipe: RecipeConfig,
+    overrides: Sequence[str],
+    scale: float,
+    epochs: int | None,
+    seed: int | None,
+    budget: int | None,
+) -> RecipeConfig:
+    """Raises RecipeError where `overrides` or `scale` set the same."""
+    if epochs is not None and scale != 1:
+        raise RecipeError("--epochs and --scale would both set the epochs; leave one of them out")
     changes: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-    if epochs is not None:
-        changes["training"]["epochs"] = epochs
-    if seed is not None:
-        changes["training"]["seed"] = seed
-    if budget is not None:
-        changes["model"]["parameter_budget"] = budget
+    for section, field, value, option in (
+        ("training", "epochs", epochs, "--epochs"),
+        ("training", "seed", seed, "--seed"),
+        ("model", "parameter_budget", budget, "--budget"),
+    ):
+        if value is not None:
+            recipes.refuse_set_twice(overrides, option, (f"{section}.{field}",))
+            changes[section][field] = value
     return recipes.with_changes(recipe, {section: table for section, table in changes.items() if table})
 
 

@@ -243,11 +243,7 @@ def calibrate(run: RunArgument, data: RunDataOption = None) -> None:
     from thriftnet import api
 
     fitted = api.calibrate(run, data=data)
-    typer.echo(
-        f"temperature {fitted.temperature:.4f} on {fitted.validation_images:,} validation images: calibration error "
-        f"{fitted.calibration_error_before:.2%} -> {fitted.calibration_error_after:.2%}, loss "
-        f"{fitted.loss_before:.4f} -> {fitted.loss_after:.4f} nats"
-    )
+    typer.echo(fitted.summary())
     typer.echo(str(run / "temperature.json"))
 
 

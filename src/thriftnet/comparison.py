@@ -144,7 +144,7 @@ def compare(
     _require_one_process()
     if not 2 <= len(sides) <= len(LETTERS):
         raise UserError(f"{len(sides)} sides were given; 2 to {len(LETTERS)} can be compared")
-    named = {side: recipes.load(side, overrides) for side in dict.fromkeys(sides) if _is_recipe(side)}
+    named = {side: recipes.load(side, overrides, sealed=honest) for side in dict.fromkeys(sides) if _is_recipe(side)}
     asked = {"--seeds": seeds is not None, "--out": out is not None, "--set": bool(overrides), "--protocol": honest}
     if not named and any(asked.values()):
         needless = ", ".join(option for option, given in asked.items() if given)
@@ -152,8 +152,7 @@ def compare(
     trained_on: str | None = None  # of recipes: without --data the environment says it, and may name another tomorrow
     # What is at hand is looked at before anything is trained.
     found = {side: _runs_at(user_path(side)) for side in sides if side not in named}
-    for side, loaded in named.items():
-        recipe = recipes.honest(loaded) if honest else loaded
+    for side, recipe in named.items():
         if seeds is None:
             raise UserError(f"{side} is a recipe; say with --seeds how many runs of it to compare")
         source = open_source(data, recipe.data.image_side)

@@ -11,6 +11,7 @@
     │   ├── StudyError             a study's file, folder or engine
     │   └── MissingExtraError      an optional dependency is not installed
     ├── NonFiniteLossError         the loss or gradient became NaN or infinite; the update was not applied
+    │                              (of a trained run: its weights or outputs are)
     ├── StorageError               the operating system refused access (permission, a folder for a file, full disk)
     ├── ProcessLostError           another of several processes ended, or cannot be reached
     ├── OutOfMemoryError           the machine or the GPU has too little memory; never retried with a smaller batch
@@ -87,6 +88,8 @@ class MissingExtraError(UserError):
 
 class NonFiniteLossError(ThriftnetError):
     """The loss or its gradient became NaN or infinite. Raised before the update, so the weights are still finite.
+
+    Also raised where a trained run's weights or outputs are NaN or infinite, before anything is written.
 
     `step` counts from the epoch's first where another step than the latest was the first bad one; else None.
     """

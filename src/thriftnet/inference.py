@@ -14,7 +14,7 @@ from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.prediction_input import read_unlabelled
 from thriftnet.data.statistics import fingerprint
 from thriftnet.errors import DataError, UserError
-from thriftnet.evaluation.calibration import fit_temperature
+from thriftnet.evaluation.calibration import HIGHEST, LOWEST, fit_temperature
 from thriftnet.evaluation.metrics import Evaluation, evaluate_logits
 from thriftnet.evaluation.per_image import PerImageResults
 from thriftnet.evaluation.predict import Averaging
@@ -190,7 +190,7 @@ def predict(
     predictor = Predictor(as_runs(run), weights, tta, calibrated, adapt_batchnorm, batch_size)
     facts, _ = predictor.runs[0].data, predictor.networks
     unlabelled = read_unlabelled(Path(images), facts.channels, facts.image_side)
-    chances = predictor.logits(unlabelled.images).softmax(1)
+    chances = predictor.logits(unlabelled.images, unlabelled.ids.__getitem__).softmax(1)
     predictions = Predictions(unlabelled.ids, chances.argmax(1), chances, facts.class_names, unlabelled.notes)
     if out is not None:
         columns = chances if probabilities else None
@@ -221,7 +221,8 @@ def as_runs(run: Run | Sequence[Run]) -> tuple[Run, ...]:
 def calibrate(run: Run, *, data: str | None = None) -> Temperature:
     """Fit the temperature of a run on its validation images and write `temperature.json`.
 
-    The test split stays closed. Raises DataError where the run held out no validation images or the data is not its.
+    Where no temperature is the best it stays 1, and `note` says why. The test split stays closed. Raises DataError
+    where the run held out no validation images or the data is not its.
     """
     if run.data.validation_images == 0:
         raise DataError(
@@ -231,7 +232,8 @@ def calibrate(run: Run, *, data: str | None = None) -> Temperature:
     predictor = Predictor((run,))
     images = meet((run,), data).images("validation")
     logits = predictor.logits(images.images)
-    temperature = fit_temperature(logits, images.labels)
+    best = fit_temperature(logits, images.labels)
+    temperature = 1.0 if best is None else best
     before, after = (evaluate_logits(z, images.labels, run.data.class_names) for z in (logits, logits / temperature))
     fitted = Temperature(
         temperature=temperature,
@@ -242,6 +244,13 @@ def calibrate(run: Run, *, data: str | None = None) -> Temperature:
         loss_after=after.loss,
         calibration_error_before=before.expected_calibration_error,
         calibration_error_after=after.expected_calibration_error,
+        note="" if best is not None else _no_best_temperature(before),
     )
     run.folder.write_json(TEMPERATURE_FILE, fitted.model_dump())
     return fitted
+
+
+def _no_best_temperature(measured: Evaluation) -> str:
+    if measured.accuracy == 1:
+        return f"all {measured.count:,} validation images are right, so the loss falls as long as the temperature does"
+    return f"the loss is least at no temperature within {LOWEST:g} to {HIGHEST:g}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from shlex import quote
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from thriftnet import memory
 from thriftnet import runtime as runtimes
 from thriftnet.config import RuntimeConfig
-from thriftnet.errors import DataError, RunFolderError
+from thriftnet.errors import DataError, NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.batchnorm_adaptation import adapt_batchnorm
+from thriftnet.evaluation.calibration import HIGHEST, LOWEST
 from thriftnet.evaluation.predict import Averaging, predict_logits
-from thriftnet.run import Run
+from thriftnet.run import AFTER_NON_FINITE, Run
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.run_folder import Which
 
@@ -44,6 +46,18 @@ class Temperature(pydantic.BaseModel):
     loss_after: float
     calibration_error_before: float
     calibration_error_after: float
+    note: str = ""
+    """Why the temperature stayed 1, where none is the best."""
+
+    def summary(self) -> str:
+        """One line for a person."""
+        found = f"temperature {self.temperature:.4f} on {self.validation_images:,} validation images"
+        if self.note:
+            return f"{found}, nothing fitted: {self.note}"
+        return (
+            f"{found}: calibration error {self.calibration_error_before:.2%} -> {self.calibration_error_after:.2%}, "
+            f"loss {self.loss_before:.4f} -> {self.loss_after:.4f} nats"
+        )
 
 
 @dataclass(frozen=True)
@@ -92,10 +106,18 @@ class Predictor:
             f"the {self.weights} weights" if self.weights != "selected" else "",
             f"mean of {len(self.runs)} runs" if len(self.runs) > 1 else "",
             "BatchNorm adapted to the images" if self.adapt_batchnorm else "",
-            "temperature scaled" if self.calibrated else "",
+            self._scaling if self.calibrated else "",
             _VIEWS[self.tta],
         ]
         return ", ".join(filter(None, parts))
+
+    @property
+    def _scaling(self) -> str:
+        return "temperature scaled" if any(t != 1 for t in self._temperatures) else "no temperature is best: kept at 1"
+
+    @property
+    def _temperatures(self) -> list[float]:
+        return [read_temperature(run, self.weights) for run in self.runs]
 
     @cached_property
     def runtime(self) -> runtimes.Runtime:
@@ -108,13 +130,17 @@ class Predictor:
         """The trained networks on the device. Raises RunFolderError for a damaged run, or one without temperature."""
         networks: list[nn.Module] = [self.runtime.place(run.network(self.weights)) for run in self.runs]
         if self.calibrated:
-            temperatures = [read_temperature(run, self.weights) for run in self.runs]
-            networks = [_Scaled(network, t) for network, t in zip(networks, temperatures, strict=True)]
+            networks = [_Scaled(network, t) for network, t in zip(networks, self._temperatures, strict=True)]
         return tuple(networks)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """float32 [N, K] on the CPU for uint8 [N, C, H, W]; of several runs logarithms of the mean probabilities."""
+    def logits(self, images: Tensor, named: Callable[[int], object] | None = None) -> Tensor:
+        """float32 [N, K] on the CPU for uint8 [N, C, H, W]; of several runs logarithms of the mean probabilities.
+
+        Raises NonFiniteLossError for outputs that are not finite, with the first such image's name (None: its place).
+        """
         parts = [self._logits(run, network, images) for run, network in zip(self.runs, self.networks, strict=True)]
+        for run, part in zip(self.runs, parts, strict=True):
+            require_finite(part, run, named)
         return parts[0] if len(parts) == 1 else mean_of_runs(parts)
 
     def _logits(self, run: Run, network: nn.Module, images: Tensor) -> Tensor:
@@ -168,12 +194,23 @@ class Predictor:
             ],
             "weights": self.weights,
             "tta": self.tta,
-            "temperatures": [read_temperature(run, self.weights) for run in self.runs] if self.calibrated else None,
+            "temperatures": self._temperatures if self.calibrated else None,
             "adapt_batchnorm": self.adapt_batchnorm,
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
+
+
+def require_finite(logits: Tensor, run: Run, named: Callable[[int], object] | None = None) -> None:
+    """Raise NonFiniteLossError where outputs [N, K] of `run` are NaN or infinite; they would count as class 0."""
+    broken = (~logits.isfinite()).any(1).nonzero()[:, 0].tolist()
+    if broken:
+        first = f"{broken[0]}, counted from 0" if named is None else named(broken[0])
+        raise NonFiniteLossError(
+            f"the output of {run.path} is NaN or infinite for {len(broken):,} of {len(logits):,} images, first for "
+            f"image {first}; nothing of it was written; {AFTER_NON_FINITE}"
+        )
 
 
 def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:
@@ -182,14 +219,23 @@ def mean_of_runs(logits: Sequence[Tensor]) -> Tensor:
 
 
 def read_temperature(run: Run, weights: Which) -> float:
-    """Raises RunFolderError where none was fitted for these weights."""
+    """The temperature of `read_calibration`, and what that raises."""
+    return read_calibration(run, weights).temperature
+
+
+def read_calibration(run: Run, weights: Which) -> Temperature:
+    """Raises RunFolderError where none was fitted for these weights, or one at a bound of the search."""
     again = _fit_again(run)
     if not run.folder.has(TEMPERATURE_FILE):
         raise RunFolderError(f"{run.path} has no temperature yet; {again}")
     fitted = _fitted(run)
     if fitted.weights != weights or fitted.weights_hash != weights_hash(run, weights):
         raise RunFolderError(f"the temperature of {run.path} was fitted for other weights; {again}")
-    return fitted.temperature
+    if any(math.isclose(fitted.temperature, bound, rel_tol=1e-6) for bound in (LOWEST, HIGHEST)):
+        raise RunFolderError(
+            f"the temperature of {run.path}, {fitted.temperature:.4g}, is a bound of the search, not the best; {again}"
+        )
+    return fitted
 
 
 def _fitted(run: Run) -> Temperature:

@@ -7,9 +7,10 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,20 +38,55 @@ def names() -> list[str]:
     )
 
 
-def load(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
+def load(name_or_path: str, overrides: Sequence[str] = (), *, sealed: bool = False) -> RecipeConfig:
     """The resolved recipe of a packaged name or of a TOML file, with `section.key=value` overrides applied.
 
     What a source claims of its network (`expect`) does not survive a change of [model], here or in a child's file.
+    `sealed`: under the honest protocol. Of what overrides and the user's own files set it replaces only what the
+    protocol excludes.
 
-    Raises RecipeError for an unknown name, an unknown key, a wrong type or an impossible combination.
+    Raises RecipeError for an unknown name, an unknown key, a wrong type or an impossible combination, and for an
+    override that the protocol excludes.
     """
-    name, tables = _resolve(name_or_path)
+    files = _files(name_or_path)
+    name, tables = files[0].name, _merged(files)
     if any(override.startswith("model.") for override in overrides):
         tables.pop("expect", None)
     for override in overrides:
         _apply_override(tables, override)
+    if sealed:
+        _seal(tables, _merged([file for file in files if not file.packaged]), set_by(overrides))
     tables.setdefault("name", name)
     return validate(tables, name)
+
+
+def _seal(tables: dict[str, Any], own: Mapping[str, Any], overridden: Mapping[str, Any]) -> None:
+    """Put `tables` under the honest protocol, given what the user's files set and the values of overrides by key."""
+    for section, field, excluded, honest_value in (
+        ("data", "validation_images", 0, None),
+        ("training", "selection", "test", "validation"),
+    ):
+        key, table = f"{section}.{field}", tables.setdefault(section, {})
+        if overridden.get(key) == excluded:
+            raise RecipeError(f"--set {key}={excluded} and --protocol honest exclude each other; leave one of them out")
+        written = own[section].get(field) if isinstance(own.get(section), dict) else None
+        if key not in overridden and written in (None, ABSENT, excluded) and isinstance(table, dict):
+            table[field] = honest_value
+
+
+def set_by(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `overrides` by dotted key: `training={epochs=3}` sets `training.epochs`. Raises RecipeError."""
+    tables: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(tables, override)
+    return _flatten(tables)
+
+
+def refuse_set_twice(overrides: Sequence[str], option: str, keys: Sequence[str]) -> None:
+    """Raise RecipeError where `overrides` set one of `keys`, which `option` would change without a word."""
+    twice = next((key for key in set_by(overrides) for each in keys if f"{key}.".startswith(f"{each}.")), None)
+    if twice is not None:
+        raise RecipeError(f"--set {twice} and {option} would both set {twice}; leave one of them out")
 
 
 def validate(tables: dict[str, Any], name: str) -> RecipeConfig:
@@ -76,9 +112,9 @@ def with_overrides(recipe: RecipeConfig, overrides: Sequence[str]) -> RecipeConf
     return validate(tables, recipe.name)
 
 
-def honest(recipe: RecipeConfig) -> RecipeConfig:
-    """The same recipe under the honest protocol: a tenth held out for validation, the test split sealed."""
-    return with_changes(recipe, {"data": {"validation_images": None}, "training": {"selection": "validation"}})
+def honest(recipe: RecipeConfig, held_out: int | None = None) -> RecipeConfig:
+    """The same recipe under the honest protocol: `held_out` images for validation (None: a tenth), the test sealed."""
+    return with_changes(recipe, {"data": {"validation_images": held_out}, "training": {"selection": "validation"}})
 
 
 def content_hash(recipe: RecipeConfig) -> str:
@@ -151,23 +187,39 @@ def sources(name_or_path: str) -> list[tuple[str, str]]:
 
     Raises RecipeError as `load` does where a file cannot be read or parsed.
     """
-    return [(name, text) for name, text, _ in _files(name_or_path)]
+    return [(file.name, file.text) for file in _files(name_or_path)]
 
 
-def _resolve(name_or_path: str) -> tuple[str, dict[str, Any]]:
-    """(name, tables) of a recipe merged over its parents."""
-    files = _files(name_or_path)
-    merged = files[-1][2]
-    for _, _, tables in reversed(files[:-1]):
-        if "model" in tables:
-            merged.pop("expect", None)
-        merged = _merge(merged, tables)
-    return files[0][0], merged
+@dataclass(frozen=True)
+class _File:
+    """A recipe's file, or one that it inherits."""
+
+    name: str
+    text: str
+    tables: dict[str, Any]
+    owner: Literal["thriftnet", "a run", "the user"]
+
+    @property
+    def packaged(self) -> bool:
+        return self.owner == "thriftnet"
 
 
-def _files(name_or_path: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(name, text, tables) of a recipe, then its parents; each is sought beside its child, then packaged."""
-    found: list[tuple[str, str, dict[str, Any]]] = []
+_OF_THE_OWNER = ("name", "paper", "summary", "expect")
+"""What a file says of itself: of another's recipe that inherits it, it is not true."""
+
+
+def _merged(files: Sequence[_File]) -> dict[str, Any]:
+    """The tables of a recipe, the first of `files`, merged over its parents."""
+    merged = dict(files[-1].tables) if files else {}
+    for parent, file in zip(reversed(files), reversed(files[:-1]), strict=False):
+        dropped = _OF_THE_OWNER if file.owner != parent.owner else ("expect",) if "model" in file.tables else ()
+        merged = _merge({key: value for key, value in merged.items() if key not in ("name", *dropped)}, file.tables)
+    return merged
+
+
+def _files(name_or_path: str) -> list[_File]:
+    """A recipe's file, then those of its parents; each is sought beside its child, then packaged."""
+    found: list[_File] = []
     folder: Path | None = None
     while True:
         if folder is not None and (beside := folder / f"{name_or_path.removesuffix('.toml')}.toml").is_file():
@@ -175,7 +227,7 @@ def _files(name_or_path: str) -> list[tuple[str, str, dict[str, Any]]]:
         name, text, folder = _read(name_or_path)
         tables = _parse(text, name)
         parent = tables.pop("inherits", None)
-        found.append((name, text, tables))
+        found.append(_File(name, text, tables, _owner(name, folder)))
         if parent is None:
             return found
         if not isinstance(parent, str):
@@ -210,6 +262,12 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
             f"no recipe named {name_or_path!r}{hint}; `thriftnet recipes` lists them, a file ends in .toml"
         )
     return name_or_path, entry.read_text(encoding="utf-8"), None
+
+
+def _owner(name: str, folder: Path | None) -> Literal["thriftnet", "a run", "the user"]:
+    if folder is None or folder.resolve() == Path(str(_packaged())).resolve():
+        return "thriftnet"
+    return "a run" if name == "recipe" and (folder / "events.jsonl").is_file() else "the user"
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -20,12 +20,15 @@ from thriftnet.data.dataset import MOST_CLASSES
 from thriftnet.data.limits import MOST_IMAGES
 from thriftnet.data.place import same_place
 from thriftnet.data.prepare import LARGEST_SIDE, SMALLEST_SIDE
-from thriftnet.errors import RunFolderError
+from thriftnet.errors import NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.memory import is_out_of_memory
 from thriftnet.models.build import build_model
 from thriftnet.storage import escaped
 from thriftnet.training.run_folder import RunFolder, Which
+
+AFTER_NON_FINITE = "train again with a lower optimizer.lr or optimizer.clip_norm=1.0"
+"""What to do with a run whose weights or outputs are NaN or infinite."""
 
 
 class DataFacts(pydantic.BaseModel):
@@ -153,7 +156,10 @@ class Run:
         return "".join(f'<img src="data:image/png;base64,{image}" style="max-width: 100%">' for image in images)
 
     def network(self, weights: Which = "selected") -> nn.Module:
-        """The trained network in evaluation mode on the CPU: normalised [N, C, H, W] -> logits [N, K]."""
+        """The trained network in evaluation mode on the CPU: normalised [N, C, H, W] -> logits [N, K].
+
+        Raises RunFolderError for a damaged run, NonFiniteLossError for weights that are NaN or infinite.
+        """
         network = build_model(self.recipe.model, self.data.channels, len(self.data.class_names), self.recipe.name)
         tensors = self.folder.read_weights(weights)
         try:
@@ -165,6 +171,12 @@ class Run:
             raise RunFolderError(
                 f"{self.path / weights}.safetensors does not fit the run's recipe ({detail}); restore both from one run"
             ) from None
+        broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise NonFiniteLossError(
+                f"{self.path} can predict no image: {broken} in {weights}.safetensors is NaN or infinite; nothing was "
+                f"written; {AFTER_NON_FINITE}"
+            )
         return network.eval()
 
 

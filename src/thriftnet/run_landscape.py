@@ -33,6 +33,7 @@ from thriftnet.evaluation.landscape import (
     losses_along,
     losses_between,
 )
+from thriftnet.predictor import require_finite
 from thriftnet.run import Run, without_shared_folders
 from thriftnet.run_data import Split, meet
 from thriftnet.runtime import Runtime
@@ -208,7 +209,8 @@ def measure_landscape(
     """Measure the landscape around `runs` in fp32 on the device at hand and write landscape.json and landscape.npz.
 
     Raises UserError for settings that cannot be, RunFolderError for runs of different networks, DataError for runs
-    trained on different images. `split = "test"` is logged in every run.
+    trained on different images, NonFiniteLossError for a run whose weights or outputs are NaN or infinite. `split =
+    "test"` is logged in every run.
     """
     settings.check()
     _check_comparable(runs)
@@ -230,6 +232,7 @@ def measure_landscape(
         for run, network, label in zip(runs, networks, labels, strict=True):
             with progress.stage(label):
                 loss = _image_loss(run, images, runtime, settings.batchnorm, progress.advance)
+                require_finite(loss.outputs(network), run)
                 around.append(_around(run, network, label, loss, settings))
         if len(runs) == 2:
             with progress.stage(f"from {labels[0]} to {labels[1]}"):
@@ -257,7 +260,8 @@ def measure_landscape(
 def measure_sharpness(run: Run, source: Source, settings: Settings) -> dict[str, Any]:
     """The same sharpness number of one run alone, in fp32 on the device at hand, with what it depends on.
 
-    `rise` is None where a loss was not finite. Raises DataError where `source` is not what the run was trained on.
+    `rise` is None where a loss away from the solution was not finite. Raises DataError where `source` is not what the
+    run was trained on, NonFiniteLossError as `measure_landscape` does.
     """
     images = fixed_subset(
         meet([run], source).images(settings.split, weights="selected", why="sharpness"), settings.images
@@ -265,6 +269,7 @@ def measure_sharpness(run: Run, source: Source, settings: Settings) -> dict[str,
     runtime = runtimes.resolve(RuntimeConfig(precision="fp32", threads=run.recipe.runtime.threads))
     network = runtime.place(run.network())
     loss = _image_loss(run, images, runtime, settings.batchnorm)
+    require_finite(loss.outputs(network), run)
     sharpness = adaptive_sharpness(network, loss.with_gradient, settings.rho, settings.ascent_steps, settings.seed)
     return {
         **asdict(sharpness),

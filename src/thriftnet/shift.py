@@ -24,7 +24,7 @@ from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, EXTRA, SEVE
 from thriftnet.evaluation.metrics import evaluate_logits
 from thriftnet.evaluation.predict import Averaging
 from thriftnet.inference import as_runs
-from thriftnet.predictor import TEMPERATURE_FILE, Predictor, weights_hash
+from thriftnet.predictor import TEMPERATURE_FILE, Predictor, read_calibration, weights_hash
 from thriftnet.run import Run
 from thriftnet.run_data import RunData, Split, meet
 from thriftnet.training.run_folder import Which
@@ -284,7 +284,7 @@ class _Measuring:
         if stored is not None and stored.complete:
             say(f"taken from {self.path}: the same weights, data and settings were measured before")
             return ShiftMeasurement(self.path, stored)
-        clean_logits = self.predictor.logits(self.images.images)
+        clean_logits = self.predictor.logits(self.images.images, self._named("clean", 0))
         estimator, compared = self._estimator(clean_logits)
         reasons = {name: unsuitable(name, self.images.images.shape[1]) for name in CORRUPTIONS}
         if stored is None:
@@ -298,7 +298,8 @@ class _Measuring:
                 continue
             added = []
             for severity in SEVERITIES:
-                logits = self.predictor.logits(corrupt(pixels, name, severity, self.indices))
+                shifted = corrupt(pixels, name, severity, self.indices)
+                logits = self.predictor.logits(shifted, self._named(name, severity))
                 added.append(self._condition(name, severity, logits, estimator, compared))
             stored = stored.model_copy(update={"conditions": (*stored.conditions, *added)})
             self._write(stored)
@@ -310,6 +311,9 @@ class _Measuring:
             "shift measured", file=self.path.name, accuracy=stored.clean.accuracy, shifted=measurement.mean("accuracy")
         )
         return measurement
+
+    def _named(self, corruption: str, severity: int) -> Callable[[int], str]:
+        return lambda place: f"{int(self.indices[place])} of the split, counted from 0 ({corruption} {severity})"
 
     def _write(self, stored: Stored, value: dict[str, Any] | None = None) -> None:
         self.predictor.runs[0].folder.write_json(self.path.name, value or stored.model_dump(mode="json"))
@@ -450,7 +454,10 @@ def measure_remedies(
     if missing:
         notes.append(f"temperature scaling is left out; fit it with: thriftnet calibrate {quote(missing[0])}")
     else:
-        ways["temperature scaled"] = replace(one, calibrated=True)
+        kept = [(each.path, note) for each in runs if (note := read_calibration(each, "selected").note)]
+        notes += [f"the temperature of {path} stays 1: {note}" for path, note in kept]
+        if runs[0].path not in dict(kept):
+            ways["temperature scaled"] = replace(one, calibrated=True)
         everything = replace(everything, calibrated=True)
     if len(runs) > 1:
         ways[f"mean of {len(runs)} runs"] = Predictor(runs)

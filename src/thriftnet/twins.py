@@ -6,11 +6,27 @@ Both are labelled: what was changed stands in the recipe's `reduced`, and so bes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from thriftnet import recipe as recipes
-from thriftnet.config import RecipeConfig
+from thriftnet.config import ModelConfig, RecipeConfig
 from thriftnet.errors import UserError
+
+SHORTENS = (
+    "training.epochs", "training.early_stopping_epochs", "schedule.warmup_epochs", "schedule.milestones_epochs",
+    "schedule.patience_epochs", "model.stem.bias_epochs",
+)  # fmt: skip
+"""What `shorten` may change."""
+NARROWS = ("model.widths", "model.stem.width", "model.cardinality", "expect")
+"""What `narrow` may change."""
+
+
+def refuse_set_twice(overrides: Sequence[str], scale: float, width: float) -> None:
+    """Raise RecipeError where `--set` gives what the scale or the width would change."""
+    for option, share, keys in (("--scale", scale, SHORTENS), ("--width", width, NARROWS)):
+        if share != 1:
+            recipes.refuse_set_twice(overrides, option, keys)
 
 
 def shorten(recipe: RecipeConfig, scale: float) -> RecipeConfig:
@@ -49,7 +65,12 @@ def narrow(recipe: RecipeConfig, width: float) -> RecipeConfig:
     _check_share("width", width)
     if width == 1:
         return recipe
-    model = recipe.model
+    changes = {"model": narrower(recipe.model, width), "expect": recipes.ABSENT}
+    return _reduced(recipe, changes, f"{width:g} of every width")
+
+
+def narrower(model: ModelConfig, width: float) -> dict[str, Any]:
+    """The values of [model] that `narrow` changes, as they are at `width`."""
     changes: dict[str, Any] = {}
     if model.stem.width is not None:
         changes["stem"] = {"width": _scaled(model.stem.width, width)}
@@ -57,7 +78,7 @@ def narrow(recipe: RecipeConfig, width: float) -> RecipeConfig:
         changes["widths"] = [_scaled(each, width) for each in model.widths]
     if model.cardinality is not None:
         changes["cardinality"] = _scaled(model.cardinality, width)
-    return _reduced(recipe, {"model": changes, "expect": recipes.ABSENT}, f"{width:g} of every width")
+    return changes
 
 
 def _reduced(recipe: RecipeConfig, changes: dict[str, Any], how: str) -> RecipeConfig:
@@ -71,4 +92,4 @@ def _scaled(count: int, share: float) -> int:
 
 def _check_share(name: str, share: float) -> None:
     if not 0 < share <= 1:
-        raise UserError(f"--{name} {share:g} must be above 0 and at most 1, for example 0.25")
+        raise UserError(f"--{name} {share} must be above 0 and at most 1, for example 0.25")

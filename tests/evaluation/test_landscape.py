@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.training.conftest import TinySource, tiny_recipe
+from thriftnet.errors import DataError
 from thriftnet.evaluation.landscape import (
     ImageLoss,
     adaptive_sharpness,
@@ -341,3 +342,18 @@ class TestImageLoss:
             assert float(norm.running_var) == pytest.approx((2 + 8) / 2)  # unbiased variances
             assert not norm.training
         assert (float(norm.running_mean), float(norm.running_var), int(norm.num_batches_tracked)) == (0, 1, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "batch_size", "works"), [(5, 4, True), (3, 2, True), (9, 1, True), (1, 4, False)])
+def test_statistics_are_re_estimated_on_batches_of_more_than_one_image(
+    count: int, batch_size: int, works: bool
+) -> None:
+    """Where the last stage sees one pixel, an image alone has no variance."""
+    model = {"widths": [4, 4, 4, 4, 8], "blocks": [1] * 5, "strides": [1, 2, 2, 2, 2]}
+    network, images = build_model(tiny_recipe(model=model).model, 1, 3), IMAGES.select(torch.arange(count))
+    loss = ImageLoss(images, (0.4,), (0.2,), device=CPU, batch_size=batch_size, batchnorm="re-estimated")
+    if works:
+        assert math.isfinite(loss(network))
+    else:
+        with pytest.raises(DataError, match="cannot be re-estimated on one image"):
+            loss(network)

@@ -11,8 +11,15 @@ from tests.ledger.conftest import CLAIMS
 from thriftnet import recipe as recipes
 from thriftnet.errors import RecipeError, UserError
 from thriftnet.ledger.audit import LAYER_TABLES, corrections, read_rows
-from thriftnet.ledger.claims import AccuracyClaim, AuditClaim, CurveClaim, Direction, load_claims, side_recipe
-from thriftnet.ledger.plan import training_key
+from thriftnet.ledger.claims import (
+    AccuracyClaim,
+    AuditClaim,
+    CurveClaim,
+    Direction,
+    load_claims,
+    side_recipe,
+    training_key,
+)
 from thriftnet.models.build import check_recipe_network
 
 PACKAGED = load_claims()
@@ -205,6 +212,24 @@ def test_one_recipe_keeps_its_accuracies_and_curves_alone() -> None:
     assert trial.direction == ()
     with pytest.raises(UserError, match="is named 'liu-trial-9' - did you mean 'liu-trial-"):
         PACKAGED.of("liu-trial-9")
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if recipes.load(name).paper])
+def test_every_recipe_of_a_paper_has_rows(name: str) -> None:
+    own = PACKAGED.of(name).claim
+    keys = {training_key(recipes.load(claim.recipe)) for claim in own if isinstance(claim, AccuracyClaim | CurveClaim)}
+    assert keys == {training_key(recipes.load(name))}
+    assert any(isinstance(claim, AccuracyClaim) for claim in own)
+
+
+def test_another_name_of_the_same_training_gives_the_same_rows() -> None:
+    assert PACKAGED.of("liu-4x2") == PACKAGED.of("liu-trial-5")
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if not recipes.load(name).paper])
+def test_a_recipe_of_no_paper_is_sent_to_train(name: str) -> None:
+    with pytest.raises(UserError, match=f"no paper claims anything of the recipe {name}, so `thriftnet train` trains"):
+        PACKAGED.of(name)
 
 
 def test_an_operation_that_is_not_there_cannot_be_taken_out() -> None:

@@ -11,8 +11,8 @@ from tests.ledger.conftest import Bench
 from thriftnet import recipe as recipes
 from thriftnet.data.kept import KeptSource
 from thriftnet.errors import RunFolderError, UserError
-from thriftnet.ledger.claims import Claims, load_claims
-from thriftnet.ledger.plan import DataShape, Plan, Request, checked_request, duration, plan, read_requests, training_key
+from thriftnet.ledger.claims import Claims, load_claims, training_key
+from thriftnet.ledger.plan import DataShape, Plan, Request, checked_request, duration, plan, read_requests
 from thriftnet.ledger.write import Ledger
 
 CIFAR = DataShape(images=50_000, channels=3, side=32, classes=10, fingerprint="of CIFAR")

@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import thriftnet
 from tests.ledger.conftest import Bench
+from tests.training.conftest import TinySource
 from tests.training.test_lock import HOLD
 from thriftnet import campaign
 from thriftnet import recipe as recipes
@@ -29,9 +30,10 @@ from thriftnet.ledger import train as ledger_train
 from thriftnet.ledger.findings import find
 from thriftnet.ledger.measured import Measured
 from thriftnet.ledger.page import ledger_page
+from thriftnet.ledger.plan import Request
 from thriftnet.ledger.rows import RowFinding
 from thriftnet.ledger.train import train_plan
-from thriftnet.ledger.write import Ledger
+from thriftnet.ledger.write import Ledger, command_of
 from thriftnet.reporting.page import Table
 from thriftnet.training.progress import SilentDisplay
 from thriftnet.training.run_folder import RunFolder
@@ -486,3 +488,9 @@ def test_values_of_the_json_are_finite(finished: Finished) -> None:
             assert math.isfinite(value)
 
     check(stored(bench.out))
+
+
+def test_the_command_of_a_request_asks_for_the_same(tmp_path: Path) -> None:
+    request = Request(scale=1 / 3, width=0.1 + 0.2)
+    words = command_of(request, TinySource(), tmp_path).split()
+    assert [float(words[words.index(option) + 1]) for option in ("--scale", "--width")] == [1 / 3, 0.1 + 0.2]

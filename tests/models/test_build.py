@@ -1,5 +1,7 @@
 """The nine published networks are counted in tests/papers; here: the family, its shapes, its limits."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -112,6 +114,35 @@ def test_over_budget_says_count_excess_and_what_to_change() -> None:
         BudgetError, match=rf"{count:,} trainable parameters, {count - 1000:,} over the budget of 1,000"
     ):
         build_model(model)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 200)])
+@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("share", [0.1, None])
+def test_what_a_network_over_budget_is_told_to_be_fits(
+    name: str, share: float | None, classes: int, channels: int
+) -> None:
+    model = recipes.load(name).model
+    count = count_parameters(model, channels, classes)
+    model = model.model_copy(update={"parameter_budget": count - 1 if share is None else int(share * count)})
+    with pytest.raises(BudgetError) as caught:
+        build_model(model, channels, classes, name)
+    advice = str(caught.value).split("; ")[1]
+    widths, _, budget = advice.partition(", or raise ")
+    said = re.fullmatch(r"set (.*) \(([\d,]+) parameters\)", widths)
+    assert said is not None
+    overrides = [each.replace(" = ", "=") for each in said[1].split(" and ")]
+    smaller = recipes.with_overrides(recipes.load(name), overrides).model
+    assert f"{count_parameters(smaller, channels, classes):,}" == said[2]
+    assert count_parameters(smaller, channels, classes) <= model.parameter_budget
+    assert budget == f"model.parameter_budget to {count}"
+
+
+def test_advice_that_would_not_work_is_left_out() -> None:
+    with pytest.raises(BudgetError, match=r"over the budget of 10; raise model.parameter_budget to \d+$"):
+        build_model(config(parameter_budget=10))
+    with pytest.raises(BudgetError, match=r"of 10; no width fits, so give another recipe$"):
+        build_model(config(widths=[65536, 65536], parameter_budget=10))
 
 
 def test_the_budget_itself_is_allowed() -> None:

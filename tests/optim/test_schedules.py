@@ -145,17 +145,40 @@ def test_cosine_after_warmup_uses_the_remaining_steps() -> None:
     assert ours.lr(41) < 0.001
 
 
-@given(
-    st.sampled_from(["constant", "linear", "cosine", "one_cycle", "multi_step"]),
-    st.integers(1, 5),
-    st.integers(1, 9),
-    st.integers(0, 44),
-)
-def test_rates_are_finite_and_within_bounds_for_any_length(name: str, epochs: int, steps: int, step: int) -> None:
-    extra = {"milestones_epochs": [1, 3]} if name == "multi_step" else {}
-    ours = schedule(epochs=epochs, steps_per_epoch=steps, name=name, **extra)
-    rate = ours.lr(min(step, ours.total_steps - 1))
-    assert 0 <= rate <= 0.1 * (1 + 1e-12)
+SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True) | st.integers(2, 50).map(lambda steps: 1 / steps)
+"""Those of one step among others: floats drawn at random would never meet them."""
+
+
+@given(st.data(), st.sampled_from(["constant", "linear", "cosine", "one_cycle", "multi_step", "plateau"]))
+def test_rates_are_finite_and_within_bounds_for_any_length(data: st.DataObject, name: str) -> None:
+    epochs, steps = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    values: dict[str, Any] = {"name": name, "warmup_epochs": data.draw(SHARES) * epochs * data.draw(st.integers(0, 1))}
+    if name == "one_cycle":
+        values["peak_fraction"] = data.draw(SHARES)
+        values["anneal"] = data.draw(st.sampled_from(["cosine", "linear"]))
+        values["cycle_momentum"] = [0.85, 0.95]
+    elif name == "multi_step":
+        values["milestones_epochs"] = sorted(data.draw(st.sets(st.integers(1, 9), min_size=1)))
+    elif name == "cosine":
+        values[data.draw(st.sampled_from(["half_period_steps", "half_period_epochs"]))] = data.draw(
+            st.none() | st.integers(1, 50)
+        )
+    ours = schedule(epochs=epochs, steps_per_epoch=steps, **values)
+    for step in range(ours.total_steps):
+        assert 0 <= ours.lr(step, [1.0] * (step // steps)) <= 0.1 * (1 + 1e-12)
+        assert 0.85 - 1e-12 <= (ours.momentum(step) or 0.9) <= 0.95 + 1e-12
+
+
+@pytest.mark.parametrize("anneal", ["cosine", "linear"])
+@pytest.mark.parametrize(("peak_fraction", "steps"), [(1 / 3, 3), (0.1, 10), (0.02, 50)])
+def test_one_cycle_whose_peak_is_its_first_step_falls_from_there(peak_fraction: float, steps: int, anneal: str) -> None:
+    ours = schedule(
+        epochs=1, steps_per_epoch=steps, name="one_cycle", peak_fraction=peak_fraction, anneal=anneal,
+        cycle_momentum=[0.85, 0.95],
+    )  # fmt: skip
+    rates = [ours.lr(step) for step in range(steps)]
+    assert (rates[0], ours.momentum(0)) == (0.1, 0.85)
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_one_cycle_of_a_single_step_does_not_divide_by_zero() -> None:

@@ -16,6 +16,8 @@ from tests.conftest import Trained, thriftnet, write_tiny_data
 from tests.training.conftest import tiny_recipe
 from thriftnet import recipe as recipes
 from thriftnet.evaluation.metrics import Evaluation
+from thriftnet.reporting.run_report import _paper
+from thriftnet.run import Run
 from thriftnet.training import loop
 from thriftnet.training.run_folder import RunFolder
 from thriftnet.training.step import train_step
@@ -118,3 +120,12 @@ def test_a_validation_accuracy_that_is_claimed_is_not_compared_with_the_test_ima
     assert "abstract: peak validation accuracy" in report
     assert "an accuracy on validation images, which the source does not name" in report
     assert "Measured minus claimed" not in report
+
+
+def test_what_a_run_changed_of_a_papers_recipe_stands_beside_the_paper(trained: Trained) -> None:
+    folder = RunFolder(trained.path)
+    paper = {"name": "liu-4x2", "paper": "Liu, Douglas, Ji"}
+    folder.write_recipe(recipes.with_changes(folder.read_recipe(), paper))
+    assert re.search(r"After Liu, Douglas, Ji, changed in [^<]*optimizer\.lr", write_and_read(trained))
+    folder.write_recipe(recipes.load("liu-4x2", ["runtime.threads=1", "training.seed=3"]))
+    assert _paper(Run(trained.path)) == "Liu, Douglas, Ji"

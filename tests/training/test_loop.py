@@ -4,14 +4,17 @@ import csv
 import json
 import os
 import signal
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.training.conftest import TinySource, tiny_recipe
+from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
 from thriftnet.data.prepare import prepare
 from thriftnet.errors import BudgetError, Interrupted, NonFiniteLossError, RecipeError, RunFolderError
@@ -350,6 +353,96 @@ def test_concatenated_originals_double_the_steps(out: Path) -> None:
     doubled = tiny_recipe(training={"epochs": 1}, augment={"concatenate_originals": True})
     assert plain == 4  # 72 images in batches of 20
     assert run(doubled, out / "doubled").read_history()[0]["steps"] == 8  # 144 images
+
+
+ONE_PIXEL: dict[str, Any] = {"widths": [4, 4, 4, 4, 8], "blocks": [1] * 5, "strides": [1, 2, 2, 2, 2], "dropout": 0.0}
+"""The last stage sees 1 x 1 pixel of images of 16."""
+
+
+def one_pixel(**sections: dict[str, Any]) -> RecipeConfig:
+    """One epoch of it; 72 images train."""
+    return tiny_recipe(**{"model": ONE_PIXEL} | sections | {"training": {"epochs": 1} | sections.get("training", {})})
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"batch_size": 71}},
+        {"training": {"batch_size": 1}},
+        {"training": {"batch_size": 1, "drop_last": True}},
+        {"training": {"batch_size": 11}, "augment": {"concatenate_originals": True}},  # 144 = 13 x 11 + 1
+        {"training": {"batch_size": 71, "progressive": [{"side_px": 8, "until": 0.5}], "epochs": 2}},
+        {
+            "training": {"batch_size": 71, "progressive": [{"side_px": 8, "until": 0.5}], "epochs": 2},
+            "model": ONE_PIXEL | {"strides": [1, 2, 2, 2, 1]},  # 2 x 2 pixels at full size
+        },
+    ],
+)
+def test_a_batch_of_one_image_over_one_pixel_is_refused_with_values_that_train(
+    out: Path, sections: dict[str, Any]
+) -> None:
+    says = r"the smallest batch of an epoch has one image, of which stages\.[34]\.0\.n"
+    with pytest.raises(RecipeError, match=says) as told:
+        run(one_pixel(**sections), out)
+    assert not out.exists()
+    ways = str(told.value).split("; set ")[1].split(" or ")
+    for number, way in enumerate(ways):
+        changed = recipes.with_overrides(one_pixel(**sections), [way.replace(" = ", "=")])
+        assert run(changed, out / str(number)).has("result.json")
+    assert len(ways) == (1 if sections["training"]["batch_size"] == 1 else 2)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"batch_size": 71, "drop_last": True}},
+        {"training": {"batch_size": 35}},
+        {"training": {"batch_size": 71}, "model": ONE_PIXEL | {"strides": [1, 2, 2, 2, 1]}},
+        {
+            "training": {"batch_size": 71},
+            "augment": {"consistency_weight": 1.0, "ops": [{"op": "augmix"}]},  # three views of each
+        },
+    ],
+)
+def test_a_small_last_batch_with_more_than_one_value_trains(out: Path, sections: dict[str, Any]) -> None:
+    assert run(one_pixel(**sections), out).has("result.json")
+
+
+@pytest.mark.parametrize(
+    ("processes", "synchronised", "refused"), [(2, True, False), (2, False, True), (3, False, False)]
+)
+def test_each_process_needs_two_values_where_statistics_are_not_shared(
+    processes: int, synchronised: bool, refused: bool
+) -> None:
+    recipe = one_pixel(training={"batch_size": 69 if processes == 2 else 66}, runtime={"sync_batchnorm": synchronised})
+    data = prepare(TinySource(), recipe.data, "validation", 0)
+    batches = SimpleNamespace(shown=72, views=1, side_px=lambda epoch: None)
+    one = SimpleNamespace(recipe=recipe, data=data, batches=batches, processes=SimpleNamespace(world_size=processes))
+    with pytest.raises(RecipeError, match="one image in a process") if refused else nullcontext():
+        loop._Run._check_normalised(one)  # type: ignore[arg-type]
+
+
+class Told(SilentDisplay):
+    """Keeps what is said when a training begins."""
+
+    def start(self, lines: list[str], epochs: int, steps_per_epoch: int, epochs_done: int) -> None:
+        self.lines = lines
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(20, 8), (2, 72), (1, 144)])
+def test_a_handful_of_steps_is_said_before_training(out: Path, batch_size: int, steps: int) -> None:
+    told = Told()
+    run(tiny_recipe(training={"batch_size": batch_size, "epochs": 2}), out, display=told)
+    said = [line for line in told.lines if "optimizer steps in all" in line]
+    assert bool(said) == (steps < loop.FEW_STEPS)
+    if said:
+        assert said[0].startswith(f"only {steps} optimizer steps in all, {steps // 2} an epoch of 72 images")
+
+
+def test_selection_on_the_test_images_is_said_before_training(out: Path) -> None:
+    told = Told()
+    run(tiny_recipe(training={"selection": "test", "epochs": 1}), out, TinySource(sealed=False), display=told)
+    assert any(line.startswith("training.selection = 'test': the test images choose the epoch") for line in told.lines)
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_says_where(out: Path) -> None:

@@ -74,6 +74,17 @@ def test_a_recipe_that_selects_on_the_test_split_is_made_honest_and_says_so(plac
     assert any("selects on the test split" in note and "honest protocol" in note for note in study.notes)
 
 
+def test_validation_images_that_are_set_stay(place: Place) -> None:
+    text = GRID + '[overrides]\ntraining.selection = "test"\n'
+    assert place.study(text, changes=["data.validation_images=12"]).base.data.validation_images == 12
+    assert place.study(text + "data.validation_images = 12\n").base.data.validation_images == 12
+
+
+def test_a_key_is_searched_or_set(place: Place) -> None:
+    with pytest.raises(StudyError, match=r"optimizer\.lr stands in space and in overrides"):
+        place.study(GRID + "[overrides]\noptimizer.lr = 0.5\n")
+
+
 def test_a_recipe_without_validation_images_gets_some_and_says_so(place: Place) -> None:
     study = place.study(GRID + '[overrides]\ntraining.selection = "last"\ndata.validation_images = 0\n')
     assert study.base.data.validation_images is None
@@ -170,5 +181,6 @@ def test_a_shorter_and_narrower_study_says_so_and_never_of_what_is_searched() ->
     assert study.base.model.widths == (16, 32, 64, 128)
     with pytest.raises(StudyError, match=r"searches training\.epochs, which --scale 0\.5 would change as well"):
         load("ramavath-sweep", scale=0.5)
-    fixed = load("ramavath-sweep", ["training.epochs=10"], scale=0.5)
-    assert fixed.base.training.epochs == 5
+    with pytest.raises(RecipeError, match=r"--set training\.epochs and --scale would both set training\.epochs"):
+        load("ramavath-sweep", ["training.epochs=10"], scale=0.5)
+    assert load("ramavath-sweep", ["training.epochs=10"]).base.training.epochs == 10

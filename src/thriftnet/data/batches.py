@@ -13,6 +13,12 @@ def steps_per_epoch(count: int, batch_size: int, drop_last: bool) -> int:
     return max(1, count // batch_size) if drop_last else -(-count // batch_size)
 
 
+def smallest_batch(count: int, batch_size: int, drop_last: bool) -> int:
+    """Images in the smallest batch of an epoch of `count` images, as `epoch_batches` cuts it."""
+    last = (steps_per_epoch(count, batch_size, drop_last) - 1) * batch_size
+    return min(batch_size, count - last)
+
+
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """Indices int64 [count], each once, in the order of this seed and epoch."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch * 7_919 + 17) % 2**63)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from thriftnet.config import Section
 from thriftnet.data.normalize import as_float, normalize
+from thriftnet.errors import NonFiniteLossError
 from thriftnet.evaluation.predict import evaluating
 
 
@@ -62,7 +63,10 @@ def attacked_accuracy(
     device: torch.device,
     batch_size: int,
 ) -> float:
-    """Share of `images`, uint8 [N, C, H, W], that the model still classifies as `labels`, int64 [N], after `attack`."""
+    """Share of `images`, uint8 [N, C, H, W], that the model still classifies as `labels`, int64 [N], after `attack`.
+
+    Raises NonFiniteLossError for outputs that are not finite.
+    """
     correct = 0
     starts = _starts(images, attack)
     for first in range(0, len(images), batch_size):
@@ -71,7 +75,10 @@ def attacked_accuracy(
         start = None if starts is None else starts[part].to(device)
         changed = attacked_images(model, clean, truth, mean, std, attack, start)
         with evaluating(model), torch.inference_mode():
-            correct += int((model(normalize(changed, mean, std)).argmax(1) == truth).sum())
+            outputs = model(normalize(changed, mean, std))
+        if not outputs.isfinite().all():  # they would count as class 0
+            raise NonFiniteLossError(f"the output is not finite under {attack.slug}, in the batch of image {first}")
+        correct += int((outputs.argmax(1) == truth).sum())
     return correct / len(images)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from thriftnet.augment.draws import Draws
 from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.normalize import as_float, normalize
+from thriftnet.errors import DataError
 from thriftnet.evaluation.predict import evaluating
 
 BatchNormStatistics = Literal["stored", "re-estimated"]
@@ -192,16 +193,20 @@ class ImageLoss:
         """The loss alone."""
         return self.with_gradient(network, [])[0]
 
+    @torch.no_grad()
+    def outputs(self, network: nn.Module) -> Tensor:
+        """The logits that the loss is of, float32 [N, K]."""
+        with evaluating(network), self._statistics(network):
+            return torch.cat([network(inputs).float() for inputs in self._batches(self.batch_size)])
+
     def with_gradient(self, network: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
         """The loss and its gradient with respect to each of `parameters`.
 
         The gradient takes BatchNorm's statistics as constants, whichever they are.
         """
-        stored = self.batchnorm == "stored"
-        estimated = nullcontext() if stored else batchnorm_estimated(network, self._batches(self.batch_size))
         size = self.gradient_batch_size if parameters else self.batch_size
         total, gradients = 0.0, [torch.zeros_like(parameter) for parameter in parameters]
-        with evaluating(network), estimated, torch.set_grad_enabled(bool(parameters)):
+        with evaluating(network), self._statistics(network), torch.set_grad_enabled(bool(parameters)):
             for inputs, labels in zip(self._batches(size), torch.split(self.labels, size), strict=True):
                 loss = F.cross_entropy(network(inputs).float(), labels, reduction="sum")
                 if parameters:
@@ -210,7 +215,19 @@ class ImageLoss:
         self.after()
         return total / len(self.labels), [gradient / len(self.labels) for gradient in gradients]
 
-    def _batches(self, size: int) -> Iterator[Tensor]:
+    def _statistics(self, network: nn.Module) -> AbstractContextManager[None]:
+        if self.batchnorm == "stored":
+            return nullcontext()
+        count, size = len(self.images), max(2, self.batch_size)
+        if count < 2:
+            raise DataError("BatchNorm's statistics cannot be re-estimated on one image; measure on two at least")
+        # One image may have one value a channel, which has no variance: a last one joins the batch before it.
+        sizes = [size] * (count // size) + [count % size] * (count % size > 0)
+        if sizes[-1] == 1:
+            sizes = [*sizes[:-2], size + 1]
+        return batchnorm_estimated(network, self._batches(sizes))
+
+    def _batches(self, size: int | list[int]) -> Iterator[Tensor]:
         for batch in torch.split(self.images, size):
             yield normalize(as_float(batch), self.mean, self.std).contiguous(memory_format=self.memory_format)
 

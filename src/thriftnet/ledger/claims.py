@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from thriftnet import recipe as recipes
-from thriftnet.config import RecipeConfig, Section
+from thriftnet.config import ExpectConfig, RecipeConfig, Section
 from thriftnet.errors import RecipeError, UserError, nearest
 from thriftnet.evaluation.adversarial import AttackConfig
 from thriftnet.ledger.audit import LAYER_TABLES, corrections
@@ -30,6 +30,8 @@ PairMeasure = Literal[
 ]
 CurveQuantity = Literal["epochs_to_accuracy", "minutes", "late_gain", "generalization_gap"]
 
+KEY_LENGTH = 8
+"""Hexadecimal digits of a training's key, with which the name of its folder ends."""
 PAIR_UNITS: dict[str, str] = {
     "accuracy": "points",
     "early_accuracy": "points",
@@ -273,21 +275,30 @@ class Claims(Section):
         return self
 
     def of(self, name: str) -> Claims:
-        """One paper's; the accuracies and curves of one recipe; or `all`. Raises UserError for an unknown name."""
+        """One paper's; the accuracies and curves of one recipe, whatever name they call its training; or `all`.
+
+        Raises UserError for an unknown name, or a recipe that no paper claims anything of.
+        """
         if name == "all":
             return self
         papers = [each.id for each in self.paper]
         if name in papers:
             return self.of_papers({name})
         rows = [each for each in self.claim if isinstance(each, AccuracyClaim | CurveClaim)]
-        own = tuple(each for each in rows if each.recipe == name)
+        named = {each.recipe for each in rows}
+        if name not in named and name in recipes.names():
+            key = training_key(recipes.load(name))
+            names = {each for each in named if training_key(recipes.load(each)) == key}
+        else:
+            names = named & {name}
+        own = tuple(each for each in rows if each.recipe in names)
         if own:
             return Claims(paper=tuple(each for each in self.paper if each.id == own[0].paper), claim=own)
-        near = nearest(name, [*papers, *(each.recipe for each in rows)])
-        raise UserError(
-            f"no paper and no recipe of theirs is named {name!r}{near}; give one of {', '.join(papers)}, a recipe, "
-            "or all"
-        )
+        options = f"give one of {', '.join(papers)}, a recipe of theirs, or all"
+        if name in recipes.names():
+            raise UserError(f"no paper claims anything of the recipe {name}, so `thriftnet train` trains it; {options}")
+        near = nearest(name, [*papers, *named, *recipes.names()])
+        raise UserError(f"no paper and no recipe of theirs is named {name!r}{near}; {options}")
 
     def of_papers(self, papers: Set[str]) -> Claims:
         """All of these papers'."""
@@ -318,6 +329,13 @@ def load_claims(path: Path | None = None) -> Claims:
         raise RecipeError(f"claims: {place}: {first['msg'].removeprefix('Value error, ')}") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"claims {path} cannot be read: {why_refused(error) or error}") from None
+
+
+def training_key(recipe: RecipeConfig) -> str:
+    """KEY_LENGTH hexadecimal digits over all that training depends on but the seed: not over names and claims."""
+    unnamed = dict.fromkeys(("name", "paper", "summary", "reduced"), "")
+    plain = recipe.model_copy(update={**unnamed, "expect": ExpectConfig()})
+    return recipes.content_hash(recipes.with_changes(plain, {"training": {"seed": 0}}))[:KEY_LENGTH]
 
 
 def side_recipe(side: Side) -> RecipeConfig:

@@ -16,9 +16,9 @@ from typing import Annotated, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from thriftnet.errors import RunFolderError, UserError
-from thriftnet.ledger.claims import Claims
+from thriftnet.ledger.claims import KEY_LENGTH, Claims
 from thriftnet.ledger.directions import JoinedDirection
-from thriftnet.ledger.plan import KEY_LENGTH, DataShape, Pair, Plan, Request, Row
+from thriftnet.ledger.plan import DataShape, Pair, Plan, Request, Row
 from thriftnet.ledger.rows import JoinedRow
 from thriftnet.ledger.runs import JobState
 from thriftnet.ledger.selection_cost import JoinedCost

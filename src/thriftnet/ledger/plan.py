@@ -14,13 +14,13 @@ from pydantic import Field, ValidationError
 from thriftnet import recipe as recipes
 from thriftnet.campaign import is_finished
 from thriftnet.comparison import MOST_SEEDS
-from thriftnet.config import ExpectConfig, ModelConfig, RecipeConfig, Section
+from thriftnet.config import ModelConfig, RecipeConfig, Section
 from thriftnet.data.batches import steps_per_epoch
 from thriftnet.data.dataset import Source
 from thriftnet.data.statistics import fingerprint
 from thriftnet.errors import RunFolderError, UserError
 from thriftnet.evaluation.adversarial import AttackConfig
-from thriftnet.ledger.claims import AccuracyClaim, Claims, CurveClaim, Direction, Side, side_recipe
+from thriftnet.ledger.claims import AccuracyClaim, Claims, CurveClaim, Direction, Side, side_recipe, training_key
 from thriftnet.models.build import build_on_meta
 from thriftnet.models.summary import summarize
 from thriftnet.run import Run
@@ -29,8 +29,6 @@ from thriftnet.twins import narrow, shorten
 
 TWIN_WIDTH = 0.25
 """Of the networks that directions are tested on, unless another is asked for."""
-KEY_LENGTH = 8
-"""Hexadecimal digits of a training's key, with which the name of its folder ends."""
 DIVERGED = "diverged.json"
 """In the folder of a run whose loss became NaN or infinite: it would again, so it is not tried again."""
 
@@ -332,13 +330,6 @@ def plan(
     }
     jobs = [job for job in planner.sorted_jobs() if job in asked or job.begun]
     return Plan(tuple(planner.found_rows), tuple(planner.found_pairs), tuple(jobs), frozenset(asked))
-
-
-def training_key(recipe: RecipeConfig) -> str:
-    """KEY_LENGTH hexadecimal digits over all that training depends on but the seed: not over names and claims."""
-    unnamed = dict.fromkeys(("name", "paper", "summary", "reduced"), "")
-    plain = recipe.model_copy(update={**unnamed, "expect": ExpectConfig()})
-    return recipes.content_hash(recipes.with_changes(plain, {"training": {"seed": 0}}))[:KEY_LENGTH]
 
 
 def read_requests(out: Path) -> list[Request]:

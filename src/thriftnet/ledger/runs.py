@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thriftnet.ledger.plan import KEY_LENGTH, Job, Plan
+from thriftnet.ledger.claims import KEY_LENGTH
+from thriftnet.ledger.plan import Job, Plan
 from thriftnet.ledger.rows import RowState
 
 

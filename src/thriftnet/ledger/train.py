@@ -16,7 +16,8 @@ from thriftnet.data.prepare import prepare
 from thriftnet.data.splits import stratified_subset
 from thriftnet.errors import DataError, FolderInUseError, Interrupted, NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.adversarial import AttackConfig, attacked_accuracy
-from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration, training_key
+from thriftnet.ledger.claims import training_key
+from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration
 from thriftnet.run import Run
 from thriftnet.run_landscape import Settings, measure_sharpness
 from thriftnet.training.interruption import watch_signals

@@ -90,8 +90,8 @@ def _planned(
 def command_of(request: Request, source: Source, out: Path) -> str:
     """The command that gives `request` again."""
     words = ["thriftnet", "reproduce", request.paper, "--data", Path(source.location).name, "--out", out.name]
-    words += ["--scale", f"{request.scale:g}"] if request.scale < 1 else []
-    words += ["--width", f"{request.width:g}"] if request.width is not None else []
+    words += ["--scale", str(request.scale)] if request.scale < 1 else []
+    words += ["--width", str(request.width)] if request.width is not None else []
     words += ["--train-images", str(request.train_images)] if request.train_images is not None else []
     words += ["--seeds", str(request.seeds)]
     words += [] if request.directions else ["--no-directions"]

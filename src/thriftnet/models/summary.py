@@ -164,6 +164,13 @@ def summarize(model: nn.Module, input_shape: tuple[int, int, int]) -> Summary:
     )
 
 
+def single_pixel_norm(model: nn.Module, in_channels: int, image_side: int) -> str | None:
+    """The path of a normalisation by batches whose map has one pixel for images of this side, or None."""
+    norms = {path for path, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    layers = summarize(model, (in_channels, image_side, image_side)).layers
+    return next((layer.path for layer in layers if layer.path in norms and prod(layer.output_shape[2:]) == 1), None)
+
+
 def multiply_accumulates(module: nn.Module, output: Tensor) -> int:
     """Multiplications that feed a sum, in convolutions and linear layers, for `output` [N, ...].
 

@@ -85,7 +85,8 @@ class Schedule:
         steps = self.total_steps - self.warmup_steps
         peak_step, last_step = self.config.peak_fraction * steps - 1, steps - 1
         if step <= peak_step:
-            return self._anneal(start, middle, step / peak_step)
+            # A run so short that the peak is its first step has nothing to rise through.
+            return self._anneal(start, middle, step / peak_step) if peak_step > 0 else middle
         # A run so short that the peak is its last step has nothing to fall through.
         return (
             self._anneal(middle, end, (step - peak_step) / (last_step - peak_step)) if last_step > peak_step else middle

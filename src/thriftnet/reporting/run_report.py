@@ -22,7 +22,7 @@ from thriftnet.augment.policy import build_policy
 from thriftnet.data.batches import epoch_batches, steps_per_epoch
 from thriftnet.data.limits import check_decompressed
 from thriftnet.data.prepare import TrainingData
-from thriftnet.errors import RecipeError, RunFolderError
+from thriftnet.errors import RunFolderError
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.fonts import numbered
 from thriftnet.inference import Measurement
@@ -126,7 +126,7 @@ def gather(run: Run) -> RunReport:
         command=_command(run),
         status=result["status"],
         summary=recipe.summary,
-        paper=recipe.paper,
+        paper=_paper(run),
         train_accuracy=kept["train_accuracy"],
         validation_accuracy=kept["validation_accuracy"],
         test_accuracy=kept["test_accuracy"],
@@ -203,7 +203,11 @@ def _calibration(run: Run, split: str) -> tuple[tuple[str, str], ...]:
         return ()
     before, after = fitted.calibration_error_before, fitted.calibration_error_after
     facts = [
-        ("Temperature", f"{fitted.temperature:.4f}, fitted on {fitted.validation_images:,} validation images"),
+        (
+            "Temperature",
+            (fitted.note and f"stays 1: {fitted.note}")
+            or f"{fitted.temperature:.4f}, fitted on {fitted.validation_images:,} validation images",
+        ),
         ("Calibration error of those images", f"{before:.2%} as trained, {after:.2%} with the temperature"),
     ]
     calibrated = run.evaluation(split, calibrated=True)
@@ -226,19 +230,29 @@ def _claim(run: Run) -> Claim | None:
         return None
     if run.data.format not in ORIGINAL_PIXELS:
         reasons.append("the claim is on CIFAR-10's original pixels, which this data is not known to have")
-    try:
-        published = recipes.load(run.recipe.name)
-    except RecipeError:
+    changed = _changed(run)
+    if changed is None:
         reasons.append("the recipe is not the packaged one")
-    else:
-        changed = [
-            key
-            for key, _, _ in recipes.differences(published, run.recipe)
-            if not key.startswith(("runtime.", "training.seed", "expect.", "summary", "paper"))
-        ]
-        if changed:
-            reasons.append(f"this run changed {', '.join(changed)}")
+    elif changed:
+        reasons.append(f"this run changed {', '.join(changed)}")
     return Claim(claimed, expect.claim, "; ".join(reasons))
+
+
+def _paper(run: Run) -> str:
+    """Whose recipe it is, with what this run changed of it."""
+    changed = _changed(run) if run.recipe.paper else None
+    return f"{run.recipe.paper}, changed in {', '.join(changed)}" if changed else run.recipe.paper
+
+
+def _changed(run: Run) -> list[str] | None:
+    """The keys in which the run's recipe is not the packaged one of its name; None where there is none."""
+    if run.recipe.name not in recipes.names():
+        return None
+    return [
+        key
+        for key, _, _ in recipes.differences(recipes.load(run.recipe.name), run.recipe)
+        if not key.startswith(("runtime.", "training.seed", "expect.", "summary", "paper"))
+    ]
 
 
 def _command(run: Run) -> str:

@@ -25,6 +25,8 @@ from thriftnet import runtime as runtimes
 from thriftnet.augment.mixing import Targets
 from thriftnet.augment.resizing import check_stages
 from thriftnet.config import RecipeConfig
+from thriftnet.config.training import MOST_BATCH_IMAGES
+from thriftnet.data.batches import smallest_batch
 from thriftnet.data.dataset import LabelledImages, Source
 from thriftnet.data.prepare import TrainingData, prepare
 from thriftnet.distributed.processes import ALONE, Processes
@@ -41,7 +43,7 @@ from thriftnet.evaluation.predict import predict_logits
 from thriftnet.models.budget import trainable_parameters
 from thriftnet.models.build import build_model, build_on_meta, check_recipe_network
 from thriftnet.models.stem import start_epoch, whiten
-from thriftnet.models.summary import summarize
+from thriftnet.models.summary import single_pixel_norm, summarize
 from thriftnet.optim.averaging import WeightAverage
 from thriftnet.optim.build import build_optimizer, set_rates
 from thriftnet.optim.lookahead import Lookahead
@@ -67,6 +69,8 @@ from thriftnet.training.step import Learner, train_step
 
 EVALUATED_AT_ONCE = 2000
 """Images that a GPU evaluates at once at least; it needs many to be busy, and the result is the same."""
+FEW_STEPS = 100
+"""Updates of a whole training below which there is a warning: a quarter of `fast`'s on CIFAR-10, the fewest of ours."""
 SAVE_DUE = 1  # beside the numbers of SIGINT and SIGTERM, which are higher and so come first
 
 
@@ -145,6 +149,7 @@ def _fit(
                 *([f"{processes.world_size} processes share each batch"] if processes.several else []),
                 *(found.notes if found is not None else []),
                 *source.notes,
+                *run.warnings(),
                 *run.runtime.reasons,
                 *run.batches.notes,
             ],
@@ -297,11 +302,29 @@ class _Run:
                 return keeper.network
         return self.network
 
+    def warnings(self) -> list[str]:
+        """What a person should know before a training begins."""
+        found, training, steps = [], self.recipe.training, self.schedule.total_steps
+        if training.selection == "test":
+            found.append(
+                "training.selection = 'test': the test images choose the epoch that is kept, so its test accuracy is "
+                "test-selected; --protocol honest seals them"
+            )
+        if steps < FEW_STEPS:
+            found.append(
+                f"only {steps} optimizer steps in all, {self.schedule.steps_per_epoch} an epoch of "
+                f"{self.batches.shown:,} images: little can be learned in them; lower training.batch_size, "
+                f"{training.batch_size:,}, or raise --epochs"
+            )
+        return found
+
     def connect(self) -> None:
         """Agree with the other processes on what is trained, and from here on average gradients with them.
 
-        Raises UserError where they were started differently, RecipeError for a last batch too small to share.
+        Raises UserError where they were started differently, RecipeError for a last batch too small to share or to
+        normalise.
         """
+        self._check_normalised()
         training, count, shown = self.recipe.training, self.processes.world_size, self.batches.shown
         fewest = min(shown % training.batch_size or training.batch_size, shown)
         if fewest < count and not training.drop_last and not self.recipe.runtime.sync_batchnorm:
@@ -318,6 +341,33 @@ class _Run:
             }
         )
         self._average_gradients()
+
+    def _check_normalised(self) -> None:
+        """Raise RecipeError where a BatchNorm would get a single value: one image of one pixel has no variance."""
+        training, shown = self.recipe.training, self.batches.shown
+        shared = 1 if self.recipe.runtime.sync_batchnorm else self.processes.world_size
+
+        def fewest(batch_size: int, drop_last: bool) -> int:
+            return smallest_batch(shown, batch_size, drop_last) // shared * self.batches.views
+
+        if fewest(training.batch_size, training.drop_last) != 1:
+            return
+        channels, full = self.data.train.images.shape[1:3]
+        network = build_on_meta(self.recipe.model, channels, len(self.data.class_names))
+        sides = {self.batches.side_px(epoch) or full for epoch in range(1, training.epochs + 1)}
+        found = ((side, single_pixel_norm(network, channels, side)) for side in sides)
+        norms = {side: norm for side, norm in found if norm is not None}
+        if not norms:
+            return
+        ways = [] if fewest(training.batch_size, True) < 2 else ["training.drop_last = true"]
+        others = sorted(range(1, MOST_BATCH_IMAGES + 1), key=lambda size: abs(size - training.batch_size))
+        size = next((size for size in others if fewest(size, training.drop_last) > 1), None)
+        ways += [] if size is None else [f"training.batch_size = {size}"]
+        raise RecipeError(
+            f"the smallest batch of an epoch has one image{' in a process' if shared > 1 else ''}, of which "
+            f"{norms[min(norms)]} gets one pixel (images of {min(norms)} px), and BatchNorm needs two values; "
+            f"{'train on more images' if not ways else 'set ' + ' or '.join(ways)}"
+        )
 
     def _average_gradients(self) -> None:
         """Average the gradients of what is trained now; to be called again when that changes."""

@@ -18,7 +18,7 @@ from thriftnet.config.fields import Count, Positive
 from thriftnet.errors import RecipeError, StudyError, nearest
 from thriftnet.storage import user_path, why_refused
 from thriftnet.tuning.space import Axis, flatten, grid, overrides, parse_constraint, value_at
-from thriftnet.twins import narrow, shorten
+from thriftnet.twins import narrow, refuse_set_twice, shorten
 
 MAX_STUDY_BYTES = 1_000_000
 MOST_KEYS = 64
@@ -153,6 +153,13 @@ class StudyConfig(Section):
         return value
 
     @model_validator(mode="after")
+    def _searched_or_set(self) -> Self:
+        both = sorted(self.space.keys() & flatten(self.overrides).keys())
+        if both:
+            raise ValueError(f"{both[0]} stands in space and in overrides, so it would be searched; remove one of them")
+        return self
+
+    @model_validator(mode="after")
     def _has_an_end(self) -> Self:
         if not self._is_grid and self.trials is None and self.time_limit_minutes is None:
             raise ValueError("a study needs an end; give trials or time_limit_minutes")
@@ -228,20 +235,21 @@ def _resolve(
         key = change.partition("=")[0].strip()
         if space.pop(key, None) is not None:
             notes.append(f"{key} is fixed at {json.dumps(value_at(base, key))} and not searched")
+    refuse_set_twice(changes, scale, width)
     base = narrow(shorten(base, scale), width)
     for option, share, keys in (("scale", scale, SHORTENED), ("width", width, NARROWED)):
         searched = [key for key in space if key.startswith(keys)]
         if share != 1 and searched:
             raise StudyError(
-                f"study {config.name} searches {searched[0]}, which --{option} {share:g} would change as well; fix it "
-                f"with --set {searched[0]}=VALUE, or leave --{option} out"
+                f"study {config.name} searches {searched[0]}, which --{option} {share:g} would change as well; leave "
+                f"--{option} out"
             )
     if base.reduced:
         notes.append(f"reduced: {base.reduced}")
     if not space:
         raise StudyError(f"study {config.name}: every key of its space is fixed by --set; leave one to search")
     if base.training.selection == "test":
-        base = recipes.honest(base)
+        base = recipes.honest(base, base.data.validation_images or None)
         notes.append(
             f"{base.name} selects on the test split; here it runs under the honest protocol, the test split sealed"
         )
