@@ -127,7 +127,7 @@ def train(
     overrides: SetOption = None,
     protocol: Annotated[
         Literal["paper", "honest"],
-        typer.Option(help="honest: a tenth held out for validation, the test split sealed, whatever the paper did."),
+        typer.Option(help="honest: a tenth held out for validation (or what you set), the test split sealed."),
     ] = "paper",
     scale: ScaleOption = 1.0,
     width: WidthOption = 1.0,
