@@ -83,7 +83,7 @@ def test_every_function_of_the_library_names_refusals() -> None:
         (["compare", "RUN", "RUN", "--html", "no/c.html"], (api.comparison, "compare")),
         (["data", "info", "DATA", "--out", "no/a.png"], (api, "open_source")),
         (["evaluate", "RUN", "--shift", "--html", "no/s.html"], (shift, "measure_shift")),
-        (["landscape", "RUN", "--out", "file/a"], (run_landscape, "open_source")),
+        (["landscape", "RUN", "--out", "file/a"], (run_landscape, "meet")),
         (["reproduce", "xu", "--data", "DATA", "--out", "file/a"], (api, "open_source")),
         (["reproduce", "xu", "--data", "DATA", "--out", "file"], (api, "open_source")),
         (["study", "show", "study", "--html", "no/s.html"], (api, "write_page")),

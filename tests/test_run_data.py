@@ -55,8 +55,8 @@ def where(tmp_path: Path, name: str, write: Write) -> Path:
     return tmp_path / (f"{name}.npz" if write is write_npz else name)
 
 
-def train(tmp_path: Path, data: str) -> Run:
-    recipe = tiny_recipe(data={"validation_images": 9, "image_side": 16}, training={"epochs": 1})
+def train(tmp_path: Path, data: str, epochs: int = 1) -> Run:
+    recipe = tiny_recipe(data={"validation_images": 9, "image_side": 16}, training={"epochs": epochs})
     return api.train(recipe, data, out=tmp_path / "run")
 
 
@@ -196,13 +196,18 @@ def test_other_weights_and_data_have_names_of_their_own_and_the_page_shows_the_p
     assert run.evaluation("test") is None
 
 
-def test_a_page_after_calibrate_shows_temperature_and_calibrated_error(tmp_path: Path) -> None:
-    run = train(tmp_path, write_npz(tmp_path / "own.npz", pixels(60, 0), labels(60)))
+@pytest.mark.parametrize("wrong_every", [4, 60])
+def test_a_page_after_calibrate_shows_temperature_and_calibrated_error(tmp_path: Path, wrong_every: int) -> None:
+    mistaken = labels(60)
+    mistaken[::wrong_every] = (mistaken[::wrong_every] + 1) % 3  # with none among them there is no best temperature
+    run = train(tmp_path, write_npz(tmp_path / "own.npz", pixels(60, 0), mistaken), epochs=8)
     fitted = api.calibrate(run)
+    assert bool(fitted.note) == (wrong_every == 60)
     calibrated = api.evaluate(run, calibrated=True).evaluation
     api.evaluate(run)
     page = Path(api.report(run)).read_text(encoding="utf-8")
-    assert f"{fitted.temperature:.4f}, fitted on 9 validation images" in page
+    shown = f"stays 1: {fitted.note}" if fitted.note else f"{fitted.temperature:.4f}, fitted on 9 validation images"
+    assert shown in page
     assert f"{fitted.calibration_error_after:.2%} with the temperature" in page
     assert f"{calibrated.expected_calibration_error:.2%}" in page
     assert "Calibration error of the test images with the temperature" in page

@@ -22,12 +22,12 @@ from thriftnet import recipe as recipes
 from thriftnet.errors import DataError, RunFolderError, UserError
 from thriftnet.evaluation.calibration import fit_temperature
 from thriftnet.evaluation.corruptions import BENCHMARK, CORRUPTIONS, corrupt
-from thriftnet.inference import labelled_split, open_fitting
 from thriftnet.predictor import Predictor, mean_of_runs, read_temperature
 from thriftnet.reporting.page import Page, render_page
 from thriftnet.reporting.shift_figures import foretold_data, heat_map_data, severity_curves_data
 from thriftnet.reporting.shift_page import run_section, shift_page
 from thriftnet.run import load_run
+from thriftnet.run_data import meet
 from thriftnet.shift import ShiftMeasurement, measure_shift
 from thriftnet.training.run_folder import RunFolder
 
@@ -64,7 +64,7 @@ def second(trained: Trained, tmp_path: Path) -> Path:
 def run_logits_that_are_right(trained: Trained) -> torch.Tensor:
     """For the run's validation images: 5 for the class of each, 0 for the others."""
     run = load_run(trained.path)
-    images = labelled_split(open_fitting(run, str(trained.data)), (run,), "validation")
+    images = meet((run,), str(trained.data)).images("validation")
     return 5.0 * torch.nn.functional.one_hot(images.labels, 3)
 
 
