@@ -17,7 +17,7 @@ from tests.conftest import thriftnet
 from tests.training.conftest import tiny_recipe
 from thriftnet import api
 from thriftnet.data.statistics import image_digests
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, RunFolderError
 from thriftnet.run import Run, load_run
 from thriftnet.training import seen_images
 
@@ -219,3 +219,56 @@ def test_an_evaluation_of_weights_that_were_kept_before_the_run_went_on_is_not_s
     assert run.evaluation("test") is not None
     run.folder.write_bytes("selected.safetensors", run.folder.read_bytes("last.safetensors") + b" ")
     assert run.evaluation("test") is None
+
+
+def write_splits(root: Path) -> str:
+    """train (60 images), validation (12) and test (12)."""
+    for seed, (split, count) in enumerate((("train", 60), ("validation", 12), ("test", 12))):
+        write_folder(root / split, pixels(count, seed), labels(count))
+    return str(root)
+
+
+def train_on_splits(tmp_path: Path, **data: int) -> Run:
+    recipe = tiny_recipe(data={"validation_images": None, "image_side": 16} | data, training={"epochs": 1})
+    return api.train(recipe, write_splits(tmp_path / "data"), out=tmp_path / "run")
+
+
+def test_a_validation_folder_validates_calibrates_and_is_measured(tmp_path: Path) -> None:
+    run = train_on_splits(tmp_path)
+    assert (run.data.training_images, run.data.validation_images) == (60, 12)
+    assert api.evaluate(run, split="train").evaluation.count == 60
+    measured = api.evaluate(run, split="validation")
+    assert measured.evaluation.accuracy == run.result["selected"]["validation_accuracy"]
+    api.calibrate(run)
+    seen = seen_images.decoded(run.folder.read_bytes(seen_images.NAME))
+    assert [len(seen[name]) for name in seen_images.COLUMNS] == [60, 12]
+
+
+def test_another_validation_folder_is_refused(tmp_path: Path) -> None:
+    run = train_on_splits(tmp_path)
+    write_folder(tmp_path / "data" / "validation", pixels(13, 7)[12:], labels(13)[12:])
+    with pytest.raises(DataError, match="is not the validation data of this run"):
+        api.evaluate(run, split="validation")
+    with pytest.raises(RunFolderError, match="was trained with another validation split"):
+        api.resume(run)
+    assert api.evaluate(run).evaluation.count == 12  # the test split is its own
+
+
+def test_a_run_that_held_images_out_is_measured_on_them_beside_a_validation_folder(tmp_path: Path) -> None:
+    run = train_on_splits(tmp_path, validation_images=9)
+    for split, count in (("validation", 9), ("train", 51)):
+        assert api.evaluate(run, split=split).evaluation.count == count  # type: ignore[arg-type]
+    before = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
+    assert before["validation_fingerprint"] is None
+
+
+def test_a_run_of_a_version_without_validation_folders_is_measured_on_what_it_held_out(tmp_path: Path) -> None:
+    data = write_splits(tmp_path / "data")
+    shutil.move(tmp_path / "data" / "validation", tmp_path / "later")
+    recipe = tiny_recipe(data={"validation_images": None, "image_side": 16}, training={"epochs": 1})
+    run = api.train(recipe, data, out=tmp_path / "run")
+    shutil.move(tmp_path / "later", tmp_path / "data" / "validation")
+    for split, count in (("validation", 6), ("train", 54)):
+        assert api.evaluate(run, split=split).evaluation.count == count  # type: ignore[arg-type]
+    with pytest.raises(RunFolderError, match="was trained with another validation split"):
+        api.resume(run)

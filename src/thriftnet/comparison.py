@@ -238,7 +238,7 @@ def _why_not(first: Run, second: Run, split: Split) -> list[str]:
     elif left.fingerprint != right.fingerprint:
         reasons.append(f"they were trained on different data ({left.location} against {right.location})")
     elif split != "test" and _held_out(first) != _held_out(second):
-        reasons.append(f"their {split} splits differ (data.validation_images or training.split_seed)")
+        reasons.append(f"their {split} splits differ (the data's own, data.validation_images or training.split_seed)")
     chosen = [selection_label(run, split) for run in (first, second)]
     if ("selected" in chosen[0]) != ("selected" in chosen[1]):
         reasons.append(f"on the {split} split one is {chosen[0]}, the other {chosen[1]}")
@@ -246,8 +246,8 @@ def _why_not(first: Run, second: Run, split: Split) -> list[str]:
 
 
 def _held_out(run: Run) -> tuple[object, ...]:
-    training = run.recipe.training
-    return run.data.validation_images, training.split_seed if run.data.validation_images else None
+    count, own = run.data.validation_images, run.data.validation_fingerprint
+    return count, own, run.recipe.training.split_seed if count and own is None else None
 
 
 def selection_label(run: Run, split: Split) -> str:

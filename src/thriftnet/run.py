@@ -39,6 +39,7 @@ class DataFacts(pydantic.BaseModel):
     location: str
     format: str
     fingerprint: str
+    validation_fingerprint: str | None = None
     class_names: Annotated[tuple[str, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     channels: Literal[1, 3]
     image_side: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]

@@ -20,7 +20,7 @@ from torch import Tensor
 from thriftnet.data.dataset import CARVED, LabelledImages, Source
 from thriftnet.data.open import open_source
 from thriftnet.data.place import same_place
-from thriftnet.data.prepare import prepare
+from thriftnet.data.prepare import TrainingData, prepare
 from thriftnet.data.statistics import fingerprint, image_digests
 from thriftnet.errors import DataError, RunFolderError
 from thriftnet.run import Run
@@ -68,13 +68,7 @@ class RunData:
         first = self.runs[0]
         if len({_division(run) for run in self.runs}) > 1:
             raise DataError(f"the runs divided their training data in different ways, so they share no {split} split")
-        recipe = first.recipe
-        prepared = prepare(self.source, recipe.data, recipe.training.selection, recipe.training.split_seed)
-        if prepared.fingerprint != first.data.fingerprint:
-            raise DataError(
-                f"{self.source.location} is not the training data of this run (hash {prepared.fingerprint[:12]}, the "
-                f"run's {first.data.fingerprint[:12]}), so its {split} split is another; give --data"
-            )
+        prepared = prepare_again(first, self.source)
         if split == "validation" and prepared.validation is None:
             raise DataError("this run held out no validation images; use --split test or train")
         images = prepared.train if split == "train" or prepared.validation is None else prepared.validation
@@ -83,6 +77,26 @@ class RunData:
     def _fitting(self, images: LabelledImages) -> LabelledImages:
         _check_shape(images, self.source, self.runs[0])
         return images
+
+
+def prepare_again(run: Run, source: Source) -> TrainingData:
+    """`source` divided as in the training of `run`. Raises DataError where it is not what was trained on."""
+    data, training, own = run.recipe.data, run.recipe.training, run.data.validation_fingerprint is not None
+    prepared = prepare(source, data, training.selection, training.split_seed, own)
+    for split, found, expected in (
+        ("training", prepared.fingerprint, run.data.fingerprint),
+        ("validation", prepared.validation_fingerprint, run.data.validation_fingerprint),
+    ):
+        if found != expected:
+            raise DataError(
+                f"{source.location} is not the {split} data of this run (hash {_short(found)}, the run's "
+                f"{_short(expected)}); give those that it was trained on with --data"
+            )
+    return prepared
+
+
+def _short(fingerprint: str | None) -> str:
+    return "none" if fingerprint is None else fingerprint[:12]
 
 
 def meet(runs: Sequence[Run], data: str | Source | None) -> RunData:
@@ -164,6 +178,7 @@ class _Relabelled(Source):
     def __init__(self, source: Source, numbers: Sequence[int], class_names: tuple[str, ...]) -> None:
         self.format, self.location, self.class_names = source.format, source.location, class_names
         self.has_test, self.carved_test, self.notes = source.has_test, source.carved_test, source.notes
+        self.has_validation = source.has_validation
         self._source, self._numbers = source, torch.tensor(numbers)
 
     def train(self) -> LabelledImages:
@@ -212,8 +227,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _division(run: Run) -> tuple[Any, ...]:
-    data, training = run.recipe.data, run.recipe.training
-    return run.data.fingerprint, data.validation_images, data.train_images, training.split_seed
+    data, own = run.recipe.data, run.data.validation_fingerprint
+    drawn = own is None or data.train_images is not None
+    seed = run.recipe.training.split_seed if drawn else None
+    return run.data.fingerprint, own, run.data.validation_images, data.train_images, seed
 
 
 def _check_shape(images: LabelledImages, source: Source, run: Run) -> None:

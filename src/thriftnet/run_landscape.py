@@ -334,7 +334,8 @@ def _check_comparable(runs: Sequence[Run]) -> None:
                 f"directions; give runs of one network"
             )
         divided = [key for key in different if key in SPLITTING]
-        if run.data.fingerprint != first.data.fingerprint or divided:
+        facts = [(each.data.fingerprint, each.data.validation_fingerprint) for each in (first, run)]
+        if facts[0] != facts[1] or divided:
             raise DataError(
                 f"{first.path} and {run.path} were trained on different images (another "
                 f"{', '.join(divided) or 'data set'}); give runs trained on the same"

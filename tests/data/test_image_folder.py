@@ -12,7 +12,8 @@ from PIL import Image
 
 from thriftnet.data.image_files import find_images
 from thriftnet.data.image_folder import ImageFolderSource
-from thriftnet.errors import DataError
+from thriftnet.data.open import open_source
+from thriftnet.errors import DataError, UnlabelledError
 
 
 def picture(path: Path, width: int = 32, height: int = 32, mode: str = "RGB") -> np.ndarray:
@@ -150,7 +151,7 @@ def test_tiny_imagenets_layout(tmp_path: Path) -> None:
     assert source.train().labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert source.test().labels.tolist() == [0, 1, 0, 1]
     assert source.notes == (
-        "the 4 images of test have no labels: predict takes them",
+        "the 4 images of test have no labels: predict takes that folder",
         "no labelled test images: val is the test split",
     )
 
@@ -159,6 +160,58 @@ def test_a_folder_around_the_set_names_the_set(tmp_path: Path) -> None:
     folder(tmp_path / "flowers-v2", 2)
     with pytest.raises(DataError, match=r"holds one folder, flowers-v2; give .*flowers-v2$"):
         ImageFolderSource(tmp_path)
+    with pytest.raises(DataError, match=r"holds one folder, a; give .*a/b$"):
+        ImageFolderSource(folder(tmp_path / "deep" / "a" / "b", 2).parents[1])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_around_the_classes_of_a_split_is_named(tmp_path: Path, split: str) -> None:
+    for name in ("train", "test"):
+        folder(tmp_path / name / (name if name == split else ""), 2)
+    with pytest.raises(
+        DataError, match=rf"{split} holds one folder, {split}; move the class folders of .*{split} into"
+    ):
+        ImageFolderSource(tmp_path)
+
+
+def test_a_held_out_folder_beside_classes_is_no_class(tmp_path: Path) -> None:
+    folder(tmp_path, 2, classes=("cat", "dog", "Test"))
+    with pytest.raises(
+        DataError, match=r"has the folder Test beside cat, dog: for splits, .*; a class needs another name"
+    ):
+        ImageFolderSource(tmp_path)
+
+
+def test_a_train_folder_of_folders_beside_classes_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, 2, classes=("bus", "car"))
+    folder(tmp_path / "train", 2, classes=("diesel", "steam"))
+    with pytest.raises(DataError, match="has train, with folders in it, beside bus, car, with images: for splits"):
+        ImageFolderSource(tmp_path)
+    assert ImageFolderSource(tmp_path / "train").class_names == ("diesel", "steam")
+
+
+def test_what_lies_beside_the_splits_is_counted(tmp_path: Path) -> None:
+    for name in ("train", "test", "extra"):
+        folder(tmp_path / name, 2)
+    picture(tmp_path / "stray.png")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "README.md").write_text("")
+    assert ImageFolderSource(tmp_path).notes == (
+        "1 links lead nowhere: gone",
+        "1 images that lie in no class folder are not used: stray.png",
+        "the folder extra is not used: it has 4 images",
+    )
+
+
+@pytest.mark.parametrize("target", [".", "..", "fox", "/nowhere"])
+def test_a_link_in_place_of_a_class_is_told(tmp_path: Path, target: str) -> None:
+    """To the set itself, to what it lies in, to the link, to nothing: none is a class."""
+    data = folder(tmp_path / "data", 3)
+    (data / "fox").symlink_to(target)
+    source = open_source(str(data))
+    assert source.class_names == ("cat", "dog")
+    assert len(source.train()) + len(source.test()) == 6
+    assert source.notes[0].endswith(": fox")
 
 
 def test_classes_further_in_are_told(tmp_path: Path) -> None:
@@ -181,7 +234,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     source = ImageFolderSource(data)
     assert source.class_names == ("cat", "dog", "fox")
     assert len(source.train()) + len(source.test()) == 3 + 4 + 3 + 4
-    assert len(find_images(data).images) == 14
+    found = find_images(data)
+    assert len(found.images) == 10  # each folder once
+    assert "1 links lead to a folder that is read already, and are not followed: cat/linked" in found.notes(data)
     assert "1 links lead nowhere: dog/lost.png" in source.notes
     assert "1 links lead back to a folder that they lie in, and are not followed: cat/round" in source.notes
 
@@ -225,10 +280,13 @@ def test_training_needs_no_test_folder(tmp_path: Path) -> None:
     picture(tmp_path / "test" / "unlabelled.png")
     source = ImageFolderSource(tmp_path)
     assert len(source.train()) == 4
-    assert not source.has_test
-    assert "1 test images that lie in no class folder are not used: unlabelled.png" in source.notes
-    with pytest.raises(DataError, match="has a train folder but no labelled test images; put them into test/CLASS/"):
+    assert (source.has_test, source.unlabelled_test_images) == (False, 1)
+    assert source.notes == ("the 1 images of test have no labels: predict takes that folder",)
+    with pytest.raises(UnlabelledError, match="test split: 1 images without labels"):
         source.test()
+    (tmp_path / "test" / "unlabelled.png").unlink()
+    with pytest.raises(DataError, match="has a train folder but no labelled test images; put them into test/CLASS/"):
+        ImageFolderSource(tmp_path).test()
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -285,7 +343,10 @@ def test_other_files_are_left_out_and_said(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     source = ImageFolderSource(tmp_path)
     assert source.class_names == ("cat", "dog")
-    assert "3 files that are no image are not used: cat/a.psd, cat/b.csv, notes.txt" in source.notes
+    assert source.notes[:2] == (
+        "1 hidden images are not used: .hidden/x.png",
+        "3 files that are no image are not used: cat/a.psd, cat/b.csv, notes.txt",
+    )
 
 
 @pytest.mark.parametrize("make", ["empty", "text", "empty classes"])
@@ -326,4 +387,7 @@ def test_find_images_sorts_by_relative_path(tmp_path: Path) -> None:
     (tmp_path / "z.txt").write_text("")
     found = find_images(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in found.images] == ["a.webp", "a/c.jpg", "b.png"]
-    assert found.notes(tmp_path) == ("1 files that are no image are not used: z.txt",)
+    assert found.notes(tmp_path) == (
+        "1 hidden images are not used: a/.x.png",
+        "1 files that are no image are not used: z.txt",
+    )

@@ -137,3 +137,42 @@ def test_labels_that_do_not_count_from_0_are_told_the_fix(tmp_path: Path, form: 
         write(tmp_path / "x.parquet", pixels(len(labels)), labels)
     with pytest.raises(DataError, match=rf"x\.{form} {message}"):
         prepare(open_source(str(tmp_path / f"x.{form}")), DataConfig(), "last", 0)
+
+
+class WithValidation(Sealed):
+    """A source with a validation split of its own: 20 other images."""
+
+    has_validation = True
+
+    def validation(self) -> LabelledImages:
+        return Sealed(torch.arange(20) % 4).data.select(torch.arange(20).flip(0))
+
+
+def test_the_datas_own_validation_split_is_used() -> None:
+    source = WithValidation()
+    data = prepare(source, DataConfig(train_images=100), "validation", split_seed=0)
+    own = source.validation()
+    assert data.validation is not None
+    assert torch.equal(data.validation.images, own.images)
+    assert (len(data.train), len(data.validation_indices)) == (100, 0)
+    assert (data.fingerprint, data.validation_fingerprint) == (fingerprint(source.data), fingerprint(own))
+    assert data.notes == ("the 20 images of the data's own validation split are the validation images",)
+    assert len(prepare(source, DataConfig(), "validation", split_seed=0).train) == 200
+
+
+def test_a_number_of_validation_images_is_held_out_instead_of_the_datas_own_and_told() -> None:
+    data = prepare(WithValidation(), DataConfig(validation_images=40), "validation", split_seed=0)
+    without = prepare(Sealed(), DataConfig(validation_images=40), "validation", split_seed=0)
+    assert torch.equal(data.validation_indices, without.validation_indices)
+    assert (data.validation_fingerprint, without.notes) == (None, ())
+    assert data.notes == (
+        "data.validation_images = 40 images are held out of the training split; the data's own validation split is not "
+        "used",
+    )
+
+
+def test_a_run_that_held_images_out_does_so_again() -> None:
+    data = prepare(WithValidation(), DataConfig(), "validation", split_seed=0, own_validation=False)
+    assert torch.equal(
+        data.validation_indices, prepare(Sealed(), DataConfig(), "validation", split_seed=0).validation_indices
+    )

@@ -53,8 +53,12 @@ class Source(ABC):
     """One name a class, in label order."""
     has_test: bool = True
     """Whether there is a test split, its own or a fixed part that is never trained on; asking opens no image."""
+    has_validation: bool = False
+    """Whether there is a validation split of its own; asking opens no image."""
     carved_test: bool = False
     """Whether that is a fixed part of the whole, which has no split of its own: other images, another part."""
+    unlabelled_test_images: int = 0
+    """Of a test split without labels, where opening tells how many it has."""
     notes: tuple[str, ...] = ()
     """How the data was understood where that is not obvious, one sentence each, to be shown to the user."""
 

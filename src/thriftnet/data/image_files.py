@@ -1,13 +1,13 @@
 """The images in and below a folder, and what was left out of it and why.
 
-Links are followed: data folders are the user's own. A link back to a folder that it lies in is not, for it has no end.
+Links are followed: data folders are the user's own. Each folder is read once, so that neither a circle of links nor
+two links to one folder give an image twice.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,28 +35,59 @@ class FoundFiles:
             sentences.append(f"{count} {what}{why}: {shown}")
         return tuple(sentences)
 
+    def _sort(self) -> None:
+        self.images.sort(key=Path.as_posix)
+        self.left_out.sort(key=lambda each: each[1].as_posix())
+
 
 NO_IMAGE = "files that are no image are not used"
+HIDDEN = "hidden images are not used"
 DANGLING = "links lead nowhere"
 LOOP = "links lead back to a folder that they lie in, and are not followed"
+AGAIN = "links lead to a folder that is read already, and are not followed"
 UNREADABLE = "folders cannot be read"
 
 
-def find_images(folder: Path, parents: Sequence[Path] = ()) -> FoundFiles:
-    """All images in and below `folder`; hidden files and folders are passed over. Raises OSError for itself alone.
-
-    Links to `parents`, the folders that it is searched for, go round in a circle too.
-    """
-    found = FoundFiles()
-    _walk(folder, set(map(_identity, (folder, *parents))), found, top=True)
-    found.images.sort(key=lambda path: path.relative_to(folder).as_posix())
-    found.left_out.sort(key=lambda each: each[1].relative_to(folder).as_posix())
+def find_images(folder: Path) -> FoundFiles:
+    """All images in and below `folder`, but hidden ones. Raises OSError where `folder` itself cannot be read."""
+    found, around, read = FoundFiles(), _around(folder), set[tuple[int, int]]()
+    ahead, linked = [folder], list[Path]()
+    while ahead or linked:
+        here = ahead.pop() if ahead else linked.pop(0)  # a folder is found where it lies before a link to it
+        try:
+            identity = _identity(here)
+            if here != folder and identity in around:
+                found.left_out.append((LOOP, here))
+            elif identity in read:
+                found.left_out.append((AGAIN, here))
+            else:
+                read.add(identity)
+                for inside in _look_in(here, found):
+                    (linked if inside.is_symlink() else ahead).append(inside)
+        except OSError as error:
+            if here == folder or not why_refused(error):
+                raise
+            found.left_out.append((UNREADABLE, here))
+    found._sort()
     return found
+
+
+def look_in(folder: Path) -> tuple[list[Path], FoundFiles]:
+    """(the folders right in `folder`, links to folders among them; the files right in it), sorted by name."""
+    found, around = FoundFiles(), _around(folder)
+    folders = []
+    for inside in _look_in(folder, found):
+        if inside.is_symlink() and _identity(inside) in around:
+            found.left_out.append((LOOP, inside))
+        else:
+            folders.append(inside)
+    found._sort()
+    return sorted(folders), found
 
 
 def folders_in(parent: Path) -> list[Path]:
     """The folders right in `parent`, links to folders among them, sorted by name; hidden ones left out."""
-    return sorted(child for child in parent.iterdir() if child.is_dir() and not is_hidden(child.name))
+    return look_in(parent)[0]
 
 
 def is_hidden(name: str) -> bool:
@@ -64,36 +95,47 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def is_image(path: Path) -> bool:
-    """By its name."""
-    return path.suffix.lower() in ENDINGS
+def is_image(name: str) -> bool:
+    """By its ending."""
+    return os.path.splitext(name)[1].lower() in ENDINGS
 
 
-def _walk(folder: Path, inside: set[tuple[int, int]], found: FoundFiles, top: bool = False) -> None:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        if top or not why_refused(error):
-            raise
-        found.left_out.append((UNREADABLE, folder))
-        return
+def _look_in(folder: Path, found: FoundFiles) -> list[Path]:
+    """The folders right in `folder`; its files are added to `found`."""
+    folders = []
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
         path = folder / entry.name
-        if is_hidden(entry.name):
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # what a link leads to cannot be looked at, or it leads to itself
+            found.left_out.append((UNREADABLE if isinstance(error, PermissionError) else DANGLING, path))
             continue
-        if entry.is_dir():
-            identity = _identity(path)
-            if identity in inside:
-                found.left_out.append((LOOP, path))
-            else:
-                _walk(path, inside | {identity}, found)
-        elif entry.is_file():
-            if is_image(path):
-                found.images.append(path)
-            else:
-                found.left_out.append((NO_IMAGE, path))
+        if is_hidden(entry.name):
+            found.left_out.extend((HIDDEN, image) for image in _hidden_images(path, is_folder))
+        elif is_folder:
+            folders.append(path)
+        elif is_file and is_image(entry.name):
+            found.images.append(path)
         else:
-            found.left_out.append((DANGLING if entry.is_symlink() else NO_IMAGE, path))
+            dangling = entry.is_symlink() and not is_file
+            found.left_out.append((DANGLING if dangling else NO_IMAGE, path))
+    return folders
+
+
+def _hidden_images(path: Path, is_folder: bool) -> list[Path]:
+    """Those of a hidden file or folder; what macOS puts beside each file (._a.png, __MACOSX) only looks like one."""
+    if path.name == "__MACOSX":
+        return []
+    inside = [Path(here, name) for here, _, names in os.walk(path) for name in names] if is_folder else [path]
+    return [file for file in inside if is_image(file.name) and not file.name.startswith("._")]
+
+
+def _around(folder: Path) -> set[tuple[int, int]]:
+    """`folder` and all that it lies in, by its path as given and by its real one."""
+    places = (folder.absolute(), Path(os.path.realpath(folder)))
+    return {_identity(each) for place in places for each in (place, *place.parents)}
 
 
 def _identity(folder: Path) -> tuple[int, int]:

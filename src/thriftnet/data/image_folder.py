@@ -28,10 +28,10 @@ import torch
 
 from thriftnet.data.dataset import CARVED, LabelledImages, Source
 from thriftnet.data.decode import KINDS, common_channels, decode_all
-from thriftnet.data.image_files import NO_IMAGE, SHOWN, FoundFiles, find_images, folders_in, is_hidden, is_image
+from thriftnet.data.image_files import NO_IMAGE, SHOWN, FoundFiles, find_images, folders_in, look_in
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, UnlabelledError
 from thriftnet.storage import escaped
 
 DEFAULT_SIDE = 32
@@ -70,18 +70,20 @@ class ImageFolderSource(Source):
         self.location = as_given(root)
         self._root, self._side = root, image_side or DEFAULT_SIDE
         self._validation = _Files([], [])
-        children = {child.name.lower(): child for child in folders_in(root)}
-        listed = [path for path in root.iterdir() if path.name.lower() == _LABELS]
-        split = {kind: [children[name] for name in names if name in children] for kind, names in _NAMES.items()}
+        folders, files = look_in(root)
+        tables = [path for why, path in files.left_out if why == NO_IMAGE and path.name.lower() == _LABELS]
+        split = {kind: [each for name in names for each in folders if each.name.lower() == name]
+                 for kind, names in _NAMES.items()}  # fmt: skip
         # A class may be called train too; then its images lie right in it.
         training = next((folder for folder in split["train"] if folders_in(folder)), None)
-        if listed:
-            self._open_listed(listed[0], split)
+        if tables:
+            self._open_listed(tables[0], split)
         elif training is not None:
             self._open_splits(training, split)
         else:
-            self._refuse_what_holds_no_classes(list(children.values()))
+            self._refuse_what_holds_no_classes(folders, split)
             self._open_whole()
+        self.has_validation = bool(self._validation.paths)
 
     def _open_whole(self) -> None:
         self._classes = self._classes_in(self._root)
@@ -93,27 +95,27 @@ class ImageFolderSource(Source):
         self.notes += (f"no test folder: {CARVED}",)
 
     def _open_splits(self, train: Path, split: Mapping[str, Sequence[Path]]) -> None:
+        self._refuse_wrapper(train, "move the class folders of {} into it")
         self._classes = self._classes_in(train)
         self._train = self._list_training(train, "training ")
-        used = {train}
-        for kind in ("validation", "test"):
-            folder = next(iter(split[kind]), None)
-            found = _Files([], []) if folder is None else self._list_split(folder, f"{kind} ")
-            if folder is not None:
-                used.add(folder)
-            if kind == "validation":
-                self._validation, held_out = found, folder
-            else:
-                self._test = found
-        if not self._test.paths and held_out is not None:
+        self._validation, self._test = (
+            self._list_split(split[kind][0], f"{kind} ") if split[kind] else _Files([], [])
+            for kind in ("validation", "test")
+        )
+        if not self._test.paths and self._validation.paths:
             self._test, self._validation = self._validation, _Files([], [])
-            if self._test.paths:
-                self.notes += (f"no labelled test images: {held_out.name} is the test split",)
-        if self._validation.paths and held_out is not None:
-            self.notes += (f"{held_out.name} is the validation split, unless data.validation_images is above 0",)
+            self.notes += (f"no labelled test images: {split['validation'][0].name} is the test split",)
+        if self._validation.paths:
+            name = split["validation"][0].name
+            self.notes += (f"{name} is the validation split, unless data.validation_images is above 0",)
         self.has_test = bool(self._test.paths)
-        unused = [child for child in folders_in(self._root) if child not in used]
-        self.notes += tuple(f"the folder {escaped(folder.name)} is not used" for folder in unused)
+        used = [train, *(split[kind][0] for kind in ("validation", "test") if split[kind])]
+        unused = self._note_unused(used)
+        if len(unused) > 1 and len(used) == 1:
+            raise DataError(
+                f"{self._root} has {train.name}, with folders in it, beside {_some(unused)}, with images: for splits, "
+                f"{_WANTED}; for a class {train.name}, put its images right into it; or give {train} alone"
+            )
 
     def _open_listed(self, table: Path, split: Mapping[str, Sequence[Path]]) -> None:
         """Kaggle's: a table of `id,label`, the images of `train` by their ids; those of `test` have no labels."""
@@ -124,9 +126,29 @@ class ImageFolderSource(Source):
         self._train = self._list_named(find_images(split["train"][0]), labelled, table, "training ")
         self.has_test, self._test = False, _Files([], [])
         self.notes += (f"classes from {table.name}; none of its images is a test split",)
-        for folder in split["test"]:
-            count = len(find_images(folder).images)
-            self.notes += (f"the {count:,} images of {folder.name} have no labels: predict takes that folder",)
+        for folder in split["test"][:1]:
+            self._note_unlabelled(folder, "test ")
+        self._note_unused([split["train"][0], *split["test"][:1]])
+
+    def _note_unused(self, used: Sequence[Path]) -> list[str]:
+        """Note what lies beside the `used` folders; returns the names of the folders among it that hold images."""
+        folders, files = look_in(self._root)
+        left_out = [each for each in files.left_out if each[0] != NO_IMAGE]  # a licence, a description
+        self.notes += FoundFiles([], [*left_out, *((_STRAY, image) for image in files.images)]).notes(self._root)
+        with_images = []
+        for folder in folders:
+            if folder not in used:
+                count = len(find_images(folder).images)
+                images = f": it has {count:,} images" if count else ""
+                self.notes += (f"the folder {escaped(folder.name)} is not used{images}",)
+                with_images += [folder.name] if count else []
+        return with_images
+
+    def _note_unlabelled(self, folder: Path, split: str) -> None:
+        count = len(find_images(folder).images)
+        if split == "test ":
+            self.unlabelled_test_images = count
+        self.notes += (f"the {count:,} images of {folder.name} have no labels: predict takes that folder",)
 
     def train(self) -> LabelledImages:
         """The training split."""
@@ -138,6 +160,8 @@ class ImageFolderSource(Source):
 
     def test(self) -> LabelledImages:
         """The test split, with the channels of the training split."""
+        if self.unlabelled_test_images and not self.has_test:
+            raise UnlabelledError(f"{self.location}, test split", self.unlabelled_test_images)
         if not self.has_test:
             raise DataError(
                 f"{self.location} has a train folder but no labelled test images; put them into test/CLASS/ beside it"
@@ -158,13 +182,27 @@ class ImageFolderSource(Source):
         images = decode_all(named, self._channels, self._side)
         return LabelledImages(images, torch.tensor(files.labels, dtype=torch.int64))
 
-    def _refuse_what_holds_no_classes(self, children: Sequence[Path]) -> None:
-        """Raise DataError for folders that are splits under other names, and for one that wraps the set."""
-        names = [child.name for child in children]
-        if len(names) == 1 and len(folders_in(children[0])) > 1:
-            raise DataError(f"{self._root} holds one folder, {escaped(names[0])}; give {children[0]}")
+    def _refuse_what_holds_no_classes(self, folders: Sequence[Path], split: Mapping[str, Sequence[Path]]) -> None:
+        """Raise DataError for folders that are splits, or look like it, and for one that wraps the set."""
+        self._refuse_wrapper(self._root, "give {}")
+        names = [folder.name for folder in folders]
         if names and all(_LIKE_A_SPLIT.fullmatch(name.lower()) for name in names):
             raise DataError(f"{self._root}: the folders {_some(names)} look like splits, not like classes; {_WANTED}")
+        for held_out in (*split["test"], *split["validation"]):
+            others = [name for name in names if name != held_out.name]
+            raise DataError(
+                f"{self._root} has the folder {held_out.name} beside {_some(others)}: for splits, {_WANTED}; a class "
+                "needs another name"
+            )
+
+    def _refuse_wrapper(self, folder: Path, advice: str) -> None:
+        """Raise DataError where the only folder in `folder` holds the folders; `advice` is given the innermost."""
+        inner = folder
+        while len(inside := folders_in(inner)) == 1 and not (inner != folder and look_in(inner)[1].images):
+            inner = inside[0]
+        if inner != folder and len(inside) > 1:
+            name = escaped(folders_in(folder)[0].name)
+            raise DataError(f"{folder} holds one folder, {name}; {advice.format(inner)}")
 
     def _classes_in(self, folder: Path) -> tuple[str, ...]:
         names = [child.name for child in folders_in(folder)]
@@ -205,12 +243,12 @@ class ImageFolderSource(Source):
         table = folder / _ANNOTATIONS
         if table.is_file():
             return self._list_named(find_images(folder), _read_annotations(table), table, split)
-        children = [child.name for child in folders_in(folder)]
-        if children and not set(children) & set(self._classes):
-            images = find_images(folder).images
-            if len(children) == 1 and images:
-                self.notes += (f"the {len(images):,} images of {folder.name} have no labels: predict takes them",)
-                return _Files([], [])
+        inside = [child.name for child in folders_in(folder)]
+        if len(inside) < 2 and not set(inside) & set(self._classes) and find_images(folder).images:
+            if inside:
+                self._refuse_wrapper(folder, "move the class folders of {} into it")
+            self._note_unlabelled(folder, split)
+            return _Files([], [])
         return self._list(folder, split)
 
     def _list_named(self, found: FoundFiles, labelled: Mapping[str, str], table: Path, split: str) -> _Files:
@@ -239,23 +277,20 @@ class ImageFolderSource(Source):
 
     def _list(self, folder: Path, split: str) -> _Files:
         """The images of every class, class after class, by sorted path."""
-        unknown = [child.name for child in folders_in(folder) if child.name not in self._classes]
+        folders, files = look_in(folder)
+        unknown = [child.name for child in folders if child.name not in self._classes]
         if unknown:
             raise DataError(
                 f"{folder} has class {escaped(unknown[0])}, which {self._root}/train lacks; remove or add it there"
             )
         paths: list[Path] = []
         labels: list[int] = []
-        found = FoundFiles()
-        for path in sorted(folder.iterdir()):
-            if not path.is_dir() and not is_hidden(path.name):
-                found.left_out.append((_STRAY if is_image(path) else NO_IMAGE, path))
-        for label, name in enumerate(self._classes):
-            if (folder / name).is_dir():
-                inside = find_images(folder / name, (self._root, folder))
-                paths += inside.images
-                labels += [label] * len(inside.images)
-                found.left_out.extend(inside.left_out)
+        found = FoundFiles([], [*files.left_out, *((_STRAY, image) for image in files.images)])
+        for child in sorted(folders, key=lambda child: self._classes.index(child.name)):
+            inside = find_images(child)
+            paths += inside.images
+            labels += [self._classes.index(child.name)] * len(inside.images)
+            found.left_out.extend(inside.left_out)
         self.notes += found.notes(folder, split)
         return _Files(paths, labels)
 

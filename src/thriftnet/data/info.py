@@ -107,7 +107,7 @@ def describe(source: Source, contact_sheet_path: Path | None = None) -> DataInfo
     check_images(train, source, image_side=None)
     all_drawn = contact_sheet_path is None or numbered(source.class_names) == source.class_names
     mean, std = channel_statistics(train.images)
-    own, test, unlabelled = source.validation(), None, 0
+    own, test, unlabelled = source.validation(), None, source.unlabelled_test_images
     try:
         test = _count(source.test(), source) if source.has_test else None
     except UnlabelledError as error:

@@ -17,6 +17,7 @@ class KeptSource(Source):
         self._source = source
         self.format, self.location, self.class_names = source.format, source.location, source.class_names
         self.has_test, self.carved_test, self.notes = source.has_test, source.carved_test, source.notes
+        self.has_validation = source.has_validation
 
     def train(self) -> LabelledImages:
         return self._train

@@ -139,6 +139,13 @@ def _folders(parent: Path) -> list[Path]:
     """Folders that are not hidden; no file is looked at, as there may be a hundred thousand images."""
     try:
         with os.scandir(parent) as entries:
-            return sorted(parent / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+            return sorted(parent / entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry))
     except PermissionError:
         return []  # what the folder is not used for is said in `_unused_folders`, and by image folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself, or into a folder that cannot be looked into

@@ -31,15 +31,24 @@ class TrainingData:
     std: tuple[float, ...]
     fingerprint: str
     """SHA-256 of the whole training split as it was read, before validation images were held out."""
+    validation_fingerprint: str | None
+    """SHA-256 of the data's own validation split where that is used; None where images are held out."""
     class_names: tuple[str, ...]
     train_indices: Tensor
     """int64, sorted: where `train` lies in the source's training split."""
     validation_indices: Tensor
     """Of those held out of it; empty where the data have a validation split of their own."""
+    notes: tuple[str, ...]
+    """How it was divided where that is not obvious, one sentence each, to be shown to the user."""
 
 
-def prepare(source: Source, config: DataConfig, selection: str, split_seed: int) -> TrainingData:
+def prepare(
+    source: Source, config: DataConfig, selection: str, split_seed: int, own_validation: bool = True
+) -> TrainingData:
     """Read the training split of `source`, check it and divide it. Never opens the test split.
+
+    The source's own validation split is used unless `config` asks for a number of images, or `own_validation` is False:
+    runs of earlier versions held images out all the same.
 
     Raises DataError where the images cannot be trained on or the numbers asked for do not fit them.
     """
@@ -49,8 +58,7 @@ def prepare(source: Source, config: DataConfig, selection: str, split_seed: int)
         )
     everything = source.train()
     check_images(everything, source, config.image_side)
-    # What the data come with is used unless a number of images is asked for.
-    own = None if config.validation_images else source.validation()
+    own = source.validation() if own_validation and not config.validation_images else None
     held_out = config.validation_images if own is None else 0
     train_indices, validation_indices = split_training(everything.labels, held_out, config.train_images, split_seed)
     validation = own if own is not None else everything.select(validation_indices)
@@ -64,9 +72,22 @@ def prepare(source: Source, config: DataConfig, selection: str, split_seed: int)
         mean=mean,
         std=std,
         fingerprint=fingerprint(everything),
+        validation_fingerprint=None if own is None else fingerprint(own),
         class_names=source.class_names,
         train_indices=train_indices,
         validation_indices=validation_indices,
+        notes=_division_notes(source, config, own),
+    )
+
+
+def _division_notes(source: Source, config: DataConfig, own: LabelledImages | None) -> tuple[str, ...]:
+    if own is not None:
+        return (f"the {len(own):,} images of the data's own validation split are the validation images",)
+    if not source.has_validation:
+        return ()
+    return (
+        f"data.validation_images = {config.validation_images} images are held out of the training split; the data's "
+        "own validation split is not used",
     )
 
 

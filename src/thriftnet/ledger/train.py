@@ -12,13 +12,13 @@ from thriftnet import runtime as runtimes
 from thriftnet.campaign import is_finished, train_missing
 from thriftnet.config import RuntimeConfig
 from thriftnet.data.dataset import Source
-from thriftnet.data.prepare import prepare
 from thriftnet.data.splits import stratified_subset
 from thriftnet.errors import DataError, FolderInUseError, Interrupted, NonFiniteLossError, RunFolderError
 from thriftnet.evaluation.adversarial import AttackConfig, attacked_accuracy
 from thriftnet.ledger.claims import training_key
 from thriftnet.ledger.plan import DIVERGED, Job, Plan, duration
 from thriftnet.run import Run
+from thriftnet.run_data import prepare_again
 from thriftnet.run_landscape import Settings, measure_sharpness
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, SilentDisplay
@@ -170,8 +170,8 @@ def measure_under_attack(run: Run, source: Source, attack: AttackConfig) -> dict
 
     Raises DataError for a run without validation images, or where `source` is not what it was trained on.
     """
-    data = prepare(source, run.recipe.data, run.recipe.training.selection, run.recipe.training.split_seed)
-    if data.validation is None or data.fingerprint != run.data.fingerprint:
+    data = prepare_again(run, source)
+    if data.validation is None:
         raise DataError(f"{run.path} has no validation images in {source.location} to attack")
     count = min(ATTACKED_IMAGES, len(data.validation))
     images = data.validation.select(stratified_subset(data.validation.labels, count, seed=0))

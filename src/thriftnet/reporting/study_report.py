@@ -199,7 +199,10 @@ def study_page(study: StudyFacts) -> Page:
         ("Pruning", study.pruning),
         ("Data", study.data),
         ("Training images", "all others" if study.train_images is None else f"{study.train_images:,}"),
-        ("Validation images", "a tenth" if study.validation_images is None else f"{study.validation_images:,}"),
+        (
+            "Validation images",
+            "the data's own, else a tenth" if study.validation_images is None else f"{study.validation_images:,}",
+        ),
         ("Seed of the trainings", f"{study.seed} (one each)"),
         ("Device", study.device),
         ("Study ran for", duration(study.elapsed_s)),

@@ -149,6 +149,7 @@ def _fit(
                 *([f"{processes.world_size} processes share each batch"] if processes.several else []),
                 *(found.notes if found is not None else []),
                 *source.notes,
+                *data.notes,
                 *run.warnings(),
                 *run.runtime.reasons,
                 *run.batches.notes,
@@ -336,11 +337,20 @@ class _Run:
             {
                 "recipe": recipes.content_hash(self.recipe),
                 "data fingerprint": self.data.fingerprint,
+                "validation split": self.data.validation_fingerprint,
                 "kind of device": self.runtime.device.type,
                 "precision": self.runtime.precision,
             }
         )
         self._average_gradients()
+
+    def _identity(self) -> dict[str, str | None]:
+        """What a training is of; whoever goes on with it must have the same."""
+        return {
+            "recipe": recipes.content_hash(self.recipe),
+            "data": self.data.fingerprint,
+            "validation split": self.data.validation_fingerprint,
+        }
 
     def _check_normalised(self) -> None:
         """Raise RecipeError where a BatchNorm would get a single value: one image of one pixel has no variance."""
@@ -410,7 +420,7 @@ class _Run:
         Raises RunFolderError where recipe or data differ.
         """
         stored = found.state
-        expected = {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
+        expected = self._identity()
         for what, fingerprint in expected.items():
             if stored.get(what) != fingerprint:
                 raise RunFolderError(
@@ -619,9 +629,7 @@ class _Run:
         epochs, step = len(self.history), position.step if position is not None else 0
         with self.processes.together(), self.folder.as_one():
             self.folder.write_resume_state(
-                {"recipe": recipes.content_hash(self.recipe), "data": self.data.fingerprint}
-                | learned(self.network, self.learner)
-                | reached(self.state, position),
+                self._identity() | learned(self.network, self.learner) | reached(self.state, position),
                 updates=epochs * self.schedule.steps_per_epoch + step,
             )
             if position is None:

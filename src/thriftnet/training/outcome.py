@@ -93,6 +93,7 @@ def describe_data(source: Source, data: TrainingData) -> dict[str, Any]:
         "location": source.location,
         "format": source.format,
         "fingerprint": data.fingerprint,
+        "validation_fingerprint": data.validation_fingerprint,
         "class_names": list(data.class_names),
         "channels": data.train.images.shape[1],
         "image_side": data.train.images.shape[2],
