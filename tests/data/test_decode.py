@@ -151,7 +151,7 @@ def test_other_formats_are_refused() -> None:
             decode(content, 3, 32)
 
 
-@given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]), st.data())
 def test_damage_gives_an_image_or_a_reason_and_nothing_else(form: str, data: st.DataObject) -> None:
     content = bytearray(encoded(picture(16, 16), form))
     for _ in range(data.draw(st.integers(0, 3))):
@@ -203,3 +203,30 @@ def test_convert_all_follows_the_same_rules() -> None:
     assert convert_all(square, 3, 20) is square
     grey = convert_all(square, 1, 20)
     assert torch.equal(convert_all(grey, 3, 20), grey.expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_frames_the_first_counts(form: str) -> None:
+    frames = [Image.new("L", (20, 20), value) for value in (40, 200)]
+    options = {"lossless": True} if form == "WEBP" else {}
+    content = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
+    assert decode(content, 1, 20).tolist() == [[[40] * 20] * 20]
+
+
+@pytest.mark.parametrize("form", ["BMP", "TIFF", "PPM"])
+def test_lossless_formats_come_through_unchanged(form: str) -> None:
+    image = picture()
+    assert np.array_equal(decode(encoded(image, form), 3, None), np.asarray(image).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_is_scaled_in_every_format(form: str) -> None:
+    image = Image.fromarray(np.full((20, 20), 200 * 257, dtype=np.uint16))
+    assert decode(encoded(image, form), 1, None).tolist() == [[[200] * 20] * 20]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_values_without_a_known_white_are_refused(kind: type) -> None:
+    content = encoded(Image.fromarray(np.full((20, 20), 1, dtype=kind)), "TIFF")
+    with pytest.raises(UnreadableImage, match="save it with"):
+        decode(content, 1, None)

@@ -132,3 +132,15 @@ def test_one_file_of_cifar_is_told_its_folder(tmp_path: Path) -> None:
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no images .* nor CIFAR, Parquet or \.npz files; give another folder"):
         open_source(str(tmp_path))
+
+
+def test_the_only_npz_of_a_folder_is_read_and_of_several_all_are_named(tmp_path: Path) -> None:
+    arrays = {"images": pixels(10), "labels": np.arange(10) % 2}
+    (tmp_path / "inside" / "docs").mkdir(parents=True)
+    np.savez(tmp_path / "inside" / "x.npz", **arrays)
+    for place in (tmp_path / "inside", tmp_path):
+        assert open_source(str(place)).location == str(tmp_path / "inside" / "x.npz")
+    np.savez(tmp_path / "inside" / "y.npz", **arrays)
+    for place, names in ((tmp_path / "inside", r"x\.npz, y\.npz"), (tmp_path, r"inside/x\.npz, inside/y\.npz")):
+        with pytest.raises(DataError, match=rf"holds 2 \.npz files, {names}; give one of them"):
+            open_source(str(place))

@@ -250,3 +250,28 @@ def test_what_is_nothing_of_this_is_said(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(empty).slice(0, 0), empty)
     with pytest.raises(DataError, match="has no rows; there is nothing to predict"):
         read(empty)
+
+
+def test_a_folder_of_sets_instead_of_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES)
+    assert np.array_equal(read(tmp_path).images.numpy(), IMAGES)
+    np.savez(tmp_path / "y.npz", images=IMAGES)
+    with pytest.raises(DataError, match=r"has no images, but x\.npz, y\.npz; give one of these files"):
+        read(tmp_path)
+
+
+def test_what_a_folder_leaves_out_is_counted_and_linked_folders_are_read(tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere" / "a.png")
+    picture(tmp_path / "in" / "b.gif")
+    picture(tmp_path / "in" / ".hidden.png")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "lost.png").symlink_to(tmp_path / "nowhere")
+    found = read(tmp_path / "in")
+    assert found.ids == ("b.gif", "linked/a.png")
+    assert found.notes == (
+        "2 images, in the order of their names",
+        "1 hidden images are not used: .hidden.png",
+        "1 links lead back to a folder that they lie in, and are not followed: again",
+        "1 links lead nowhere: lost.png",
+    )

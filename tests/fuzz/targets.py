@@ -366,6 +366,11 @@ def _images() -> tuple[bytes, ...]:
         _encoded("JPEG", exif=exif),
         _encoded("WEBP", lossless=True),
         _encoded("WEBP", "RGBA"),
+        _encoded("GIF"),
+        _encoded("BMP"),
+        _encoded("TIFF"),
+        _encoded("TIFF", "L", compression="tiff_lzw"),
+        _encoded("PPM"),
     )
 
 

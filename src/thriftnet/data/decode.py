@@ -28,7 +28,9 @@ from thriftnet.storage import why_refused
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 KINDS = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+ENDINGS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+)
 SIZE_FIX = "resize them with --set data.image_side=32 (16 to 256)"
 
 Encoded = bytes | Path
@@ -37,6 +39,7 @@ Encoded = bytes | Path
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _SHOWN = 3
 _ORIENTATION = 0x0112
+_BITS, _SAMPLE_FORMAT = 258, 339  # tags of TIFF; unsigned whole numbers are format 1
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,6 +63,7 @@ def decode(encoded: Encoded, channels: int, side: int | None) -> np.ndarray:
             # megapixels that took 0.02 s instead of 0.15 s, and no value moved by more than 2 of 255.
             image.draft(None, (4 * side, 4 * side))
         image.load()
+        _check_values(image)
         return to_planes(resize(_converted(_upright(image), channels), side))
 
 
@@ -145,6 +149,17 @@ def _opened(encoded: Encoded) -> Iterator[Image.Image]:
         raise UnreadableImage(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except _DAMAGED as error:
         raise UnreadableImage(why_refused(error) or " ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _check_values(image: Image.Image) -> None:
+    """Raise UnreadableImage for grey values of which the file does not say what is white."""
+    if image.mode == "F":
+        raise UnreadableImage("it holds fractions; save it with 8 or 16 bits")
+    if image.format == "TIFF" and image.mode.startswith("I"):
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        kind = tuple(tags.get(_BITS, ())), tuple(tags.get(_SAMPLE_FORMAT, (1,)))
+        if kind != ((16,), (1,)):
+            raise UnreadableImage("its grey values are signed, or of other than 8 or 16 bits; save it with those")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -138,7 +138,11 @@ class ImageFolderSource(Source):
         with_images = []
         for folder in folders:
             if folder not in used:
-                count = len(find_images(folder).images)
+                try:
+                    count = len(find_images(folder).images)
+                except PermissionError:
+                    self.notes += (f"the folder {escaped(folder.name)} cannot be read, and is not used",)
+                    continue
                 images = f": it has {count:,} images" if count else ""
                 self.notes += (f"the folder {escaped(folder.name)} is not used{images}",)
                 with_images += [folder.name] if count else []

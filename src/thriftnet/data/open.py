@@ -9,12 +9,13 @@ from thriftnet.data.cifar import FILE_NAMES, CifarSource, find_cifar_folder
 from thriftnet.data.dataset import Source
 from thriftnet.data.digits import DigitsSource
 from thriftnet.data.download import ARCHIVES, fetch
+from thriftnet.data.image_files import find_images, folders_in
 from thriftnet.data.image_folder import ImageFolderSource
 from thriftnet.data.npz import NpzSource
 from thriftnet.data.parquet_files import set_folders
 from thriftnet.data.place import kind_of
 from thriftnet.errors import DataError, nearest
-from thriftnet.storage import user_path
+from thriftnet.storage import escaped, user_path
 
 VARIABLE = "THRIFTNET_DATA"
 NAMES = ("digits", *ARCHIVES)
@@ -54,13 +55,18 @@ def _open_folder(path: Path, image_side: int | None) -> Source:
         return CifarSource(cifar, image_side)
     if set_folders(path):
         return _parquet(path, image_side)
-    arrays = sorted(each for each in path.glob("[!.]*.npz") if each.is_file())
-    if arrays and not any(each.is_dir() for each in path.glob("[!.]*")):
+    arrays = _arrays_in(path) or [file for folder in folders_in(path) for file in _arrays_in(folder)]
+    if arrays and not find_images(path).images:
         if len(arrays) > 1:
-            names = ", ".join(each.name for each in arrays[:5]) + (", ..." if len(arrays) > 5 else "")
-            raise DataError(f"{path} holds {len(arrays)} .npz files, {names}; give one of them")
+            names = ", ".join(escaped(str(each.relative_to(path))) for each in arrays[:5])
+            more = ", ..." if len(arrays) > 5 else ""
+            raise DataError(f"{path} holds {len(arrays)} .npz files, {names}{more}; give one of them")
         return NpzSource(arrays[0], image_side)
     return ImageFolderSource(path, image_side)
+
+
+def _arrays_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*.npz") if path.is_file())
 
 
 def _open_file(path: Path, image_side: int | None) -> Source:

@@ -35,6 +35,7 @@ from thriftnet.storage import escaped
 _NPZ_IMAGES = ("images", "data", "x_test", "test_images")
 _LABEL_KEYS = ("labels", "fine_labels")
 _LABELS_UNUSED = "the labels in the file are not used"
+_SET_ENDINGS = (".parquet", ".npz")
 _PICKLE_ENDINGS = ("", ".pkl", ".pickle", ".p")
 _TAKEN = "a folder of images, an image, a .parquet or .npz file, a pickle of data and ids, or one file of CIFAR"
 _SHOWN = 5
@@ -81,6 +82,14 @@ def _from_files(path: Path, channels: int, side: int) -> Unlabelled:
     found = find_images(path) if path.is_dir() else FoundFiles([path])
     images = found.images
     if not images:
+        sets = [file for _, file in found.left_out if file.suffix.lower() in _SET_ENDINGS and file.is_file()]
+        if len(sets) == 1:
+            return _read(sets[0], channels, side)
+        if sets:
+            some = ", ".join(escaped(str(file.relative_to(path))) for file in sets[:_SHOWN])
+            raise DataError(
+                f"{path} has no images, but {some}{', ...' * (len(sets) > _SHOWN)}; give one of these files"
+            )
         raise DataError(f"{path} has no {KINDS} images; give another folder, or a .parquet or .npz file")
     root = path if path.is_dir() else path.parent
     ids = tuple(escaped(image.relative_to(root).as_posix()) for image in images)
