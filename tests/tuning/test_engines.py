@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.training.conftest import tiny_recipe
 from tests.tuning.conftest import GRID, Place, results
+from thriftnet import recipe as recipes
 from thriftnet.data.dataset import LabelledImages
 from thriftnet.data.npz import NpzSource
 from thriftnet.errors import Interrupted, ProcessLostError, StudyError, ThriftnetError
@@ -275,3 +277,15 @@ def test_trials_in_one_process_read_the_data_once_and_the_next_study_reads_them_
     place.out.rename(place.folder / "first")
     assert len(place.run(GRID)) == 4
     assert len(read) == 2
+
+
+def test_an_impossible_setting_fails_its_trial_alone_in_workers_too(place: Place) -> None:
+    recipe = tiny_recipe(
+        augment={"ops": [{"op": "padded_crop", "pad_px": 2, "padding": "reflect"}]}, training={"epochs": 1}
+    )
+    (place.folder / "tiny.toml").write_text(recipes.to_toml(recipe), encoding="utf-8")
+    study = GRID.split("[space]")[0] + '[space]\n"augment.ops.0.pad_px" = { values = [16, 2] }\n'
+    with place.search(study) as search:
+        local_pool(search, StopRequest(), 1).run()
+        assert [trial.state.name for trial in search.trials()] == ["FAIL", "COMPLETE"]
+        assert "pad_px = 16" in search.trials()[0].user_attrs["facts"]["reason"]
