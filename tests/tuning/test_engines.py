@@ -275,3 +275,11 @@ def test_trials_in_one_process_read_the_data_once_and_the_next_study_reads_them_
     place.out.rename(place.folder / "first")
     assert len(place.run(GRID)) == 4
     assert len(read) == 2
+
+
+def test_a_module_beside_the_study_is_not_imported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.folder / "torch.py").write_text("raise SystemExit('planted')\n", encoding="utf-8")
+    monkeypatch.chdir(place.folder)
+    with place.search(GRID) as search:
+        local_pool(search, StopRequest(), 2).run()
+        assert [trial.state.name for trial in search.trials()] == ["COMPLETE"] * 4
