@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,7 @@ def compiler() -> None:
 
 
 def cached(folder: Path) -> list[Path]:
-    return sorted((folder / "cache" / "kernels").iterdir())
+    return sorted((folder / "cache" / "kernels").glob("*.so"))
 
 
 def test_compiles_once(compiler: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +124,49 @@ def test_a_cache_that_cannot_be_written(compiler: None, folder: Path) -> None:
     (folder / "cache").write_text("a file in the way")
     with pytest.raises(KernelsUnavailable, match="set THRIFTNET_CACHE"):
         load_kernels("tiny")
+
+
+@pytest.mark.parametrize(
+    "attack", ["planted", "truncated", "no digest", "open folder", "open file", "a link", "another user"]
+)
+def test_only_what_this_user_compiled_is_loaded(
+    compiler: None, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], attack: str
+) -> None:
+    """A library planted in a shared cache would run; a truncated one ends in a bus error."""
+    assert load_kernels("tiny").answer() == 42
+    load_kernels.cache_clear()
+    [library] = cached(folder)
+    if attack == "planted":
+        (folder / "evil.cpp").write_text('extern "C" int answer() { return 666; }')
+        load_kernels("evil")
+        library.write_bytes(next(path for path in cached(folder) if "evil" in path.name).read_bytes())
+    elif attack == "truncated":
+        library.write_bytes(library.read_bytes()[:-100])
+    elif attack == "no digest":
+        library.with_suffix(".sha256").unlink()
+    elif attack == "open folder":
+        library.parent.chmod(0o777)
+    elif attack == "open file":
+        library.chmod(0o666)
+    elif attack == "a link":
+        library.rename(folder / "elsewhere.so")
+        library.symlink_to(folder / "elsewhere.so")
+    else:
+        user = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    capsys.readouterr()
+    assert load_kernels("tiny").answer() == 42
+    assert "compiled anew" in capsys.readouterr().err
+    if attack in ("planted", "truncated", "no digest", "open file"):
+        load_kernels.cache_clear()
+        monkeypatch.setattr(build, "_compile", None)
+        assert load_kernels("tiny").answer() == 42
+        assert capsys.readouterr().err == ""
+
+
+def test_two_libraries_are_told_apart(compiler: None, folder: Path) -> None:
+    (folder / "other.cpp").write_text('extern "C" int answer() { return 7; }')
+    assert (load_kernels("tiny").answer(), load_kernels("other").answer()) == (42, 7)
 
 
 def test_a_damaged_library(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

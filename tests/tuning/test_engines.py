@@ -289,3 +289,11 @@ def test_an_impossible_setting_fails_its_trial_alone_in_workers_too(place: Place
         local_pool(search, StopRequest(), 1).run()
         assert [trial.state.name for trial in search.trials()] == ["FAIL", "COMPLETE"]
         assert "pad_px = 16" in search.trials()[0].user_attrs["facts"]["reason"]
+
+
+def test_a_module_beside_the_study_is_not_imported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.folder / "torch.py").write_text("raise SystemExit('planted')\n", encoding="utf-8")
+    monkeypatch.chdir(place.folder)
+    with place.search(GRID) as search:
+        local_pool(search, StopRequest(), 2).run()
+        assert [trial.state.name for trial in search.trials()] == ["COMPLETE"] * 4

@@ -108,3 +108,21 @@ def test_a_damaged_study_json_is_told(place: Place, text: str) -> None:
     place.run(TWO)
     (place.out / "study.json").write_text(text, encoding="latin-1")
     assert "study.json is damaged; restore it from a copy" in thriftnet("study", "show", place.out).error
+
+
+def test_a_wrong_storage_leaves_no_study_behind(place: Place) -> None:
+    (place.folder / "study.toml").write_text(TWO, encoding="utf-8")
+    ended = thriftnet(
+        "study",
+        "run",
+        place.folder / "study.toml",
+        "--data",
+        place.data,
+        "--out",
+        place.out,
+        "--storage",
+        "nonsense://h/d",
+    )
+    assert "--storage nonsense://h/d cannot be opened" in ended.error
+    assert not (place.out / "study.json").exists()
+    assert len(place.run(TWO)) == 2

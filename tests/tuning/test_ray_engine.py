@@ -32,8 +32,14 @@ def two_nodes() -> Iterator[str]:
         yield address
 
 
-def test_two_nodes_share_a_study_and_a_killed_worker_is_replaced(place: Place, two_nodes: str) -> None:
+def test_two_nodes_share_a_study_and_a_killed_worker_is_replaced(
+    place: Place, two_nodes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
+
+    # A module in the current folder is nobody's: neither Ray's processes nor the workers import it.
+    (place.folder / "torch.py").write_text("raise SystemExit('planted')\n", encoding="utf-8")
+    monkeypatch.chdir(place.folder)
 
     nodes: set[str] = set()
     killed: list[int] = []

@@ -14,15 +14,18 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from thriftnet.errors import StorageError
-from thriftnet.storage import cache_folder, write_atomic
+from thriftnet.storage import CACHE_VARIABLE, cache_folder, write_atomic
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("g++", "c++", "clang++")
@@ -41,7 +44,8 @@ def load_kernels(name: str) -> ctypes.CDLL:
     """The library built from `name`.cpp, compiled here unless the cache folder holds it.
 
     The cached file's name is a hash of source, command, compiler, processor and torch. Several processes may build at
-    once: each writes a file of its own, and the last one to be renamed stays. Raises KernelsUnavailable.
+    once: each writes a file of its own, and the last one to be renamed stays. What another user may have written is
+    never loaded, nor is a file that is not as it was compiled. Raises KernelsUnavailable.
     """
     source = SOURCES / f"{name}.cpp"
     compiler = find_compiler()
@@ -51,14 +55,73 @@ def load_kernels(name: str) -> ctypes.CDLL:
     key = hashlib.sha256(source.read_bytes() + json.dumps(depends_on).encode()).hexdigest()[:24]
     library = cache_folder() / "kernels" / f"{name}-{key}.so"
     try:
-        if not library.exists():
-            library.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(library, _compile(compiler, flags, source, openmp))
-        return ctypes.CDLL(str(library))
+        return _loaded(_cached(library) or _compiled_into(library, lambda: _compile(compiler, flags, source, openmp)))
     except StorageError as error:
         raise KernelsUnavailable(f"{error}, or set THRIFTNET_CACHE") from None
     except OSError as error:
         raise KernelsUnavailable(f"{library} could not be used ({error}); remove it or set THRIFTNET_CACHE") from None
+
+
+def _compiled_into(library: Path, build: Callable[[], bytes]) -> bytes:
+    """What `build` gives, also kept in the cache where no other user may change it; a shared cache keeps nothing."""
+    library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    content = build()
+    if _is_only_ours(library.parent, stat.S_ISDIR):
+        for path, text in ((library, content), (_digest_file(library), _digest(content))):
+            write_atomic(path, text)
+            path.chmod(0o600)
+    else:
+        _say(f"{library.parent} is not this user's alone, so kernels are compiled anew each time; set {CACHE_VARIABLE}")
+    return content
+
+
+def _cached(library: Path) -> bytes | None:
+    """The library that this user compiled earlier; None where there is none, or one that may be somebody else's."""
+    if not os.path.lexists(library):
+        return None
+    digest = _digest_file(library)
+    ours = _is_only_ours(library.parent, stat.S_ISDIR) and all(
+        _is_only_ours(path, stat.S_ISREG) for path in (library, digest)
+    )
+    if ours:
+        content = library.read_bytes()
+        if _digest(content) == digest.read_text(encoding="ascii", errors="replace"):
+            return content
+    why = "is not the one that was compiled" if ours else "is not this user's alone, or has no digest"
+    _say(f"{library} {why}; kernels are compiled anew")
+    return None
+
+
+def _is_only_ours(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether `path` is a plain file or folder that this user owns and nobody else may write."""
+    try:
+        known = path.lstat()
+    except OSError:
+        return False
+    return kind(known.st_mode) and known.st_uid == os.geteuid() and not known.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _loaded(content: bytes) -> ctypes.CDLL:
+    """The very bytes that were looked at: a path could lead elsewhere by now.
+
+    The descriptor stays open, since the linker takes two libraries of one path for the same.
+    """
+    descriptor = os.memfd_create("thriftnet-kernels")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _say(line: str) -> None:
+    print(f"thriftnet: {line}", file=sys.stderr)
 
 
 def find_compiler() -> list[str]:

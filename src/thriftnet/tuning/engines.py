@@ -60,8 +60,9 @@ class LocalWorker:
         environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
         with log.open("a", encoding="utf-8") as errors:
             # A session of its own: Ctrl-C reaches the study's process alone, which then ends its workers in order.
+            # -P: the current folder, where anybody may have put a torch.py, is not on Python's path.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "thriftnet.tuning.worker"],
+                [sys.executable, "-P", "-m", "thriftnet.tuning.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def cluster(address: str | None) -> Iterator[None]:
     except ModuleNotFoundError:
         raise MissingExtraError("--engine ray needs Ray; install it with: pip install 'thriftnet[tune,ray]'") from None
     try:
-        with _signals_kept():
+        with _signals_kept(), tempfile.TemporaryDirectory(prefix="thriftnet-") as empty, chdir(empty):
+            # Ray puts the folder it was started in on the path of all its processes, before what is installed.
             if address == "local":
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
             else:

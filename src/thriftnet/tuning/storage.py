@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from thriftnet.errors import MissingExtraError, StudyError, ThriftnetError
 from thriftnet.storage import parse_json, write_atomic
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "journal.log"
+_SECRET = re.compile(r"pass|pwd|secret|token|key|credential|user|auth")
+"""In the name of a URL's query key: its value is not shown."""
 
 
 def require_optuna() -> None:
@@ -92,13 +95,33 @@ def _unreadable(folder: Path, url: str | None, error: Exception) -> StudyError:
 
 
 def _reason(error: Exception, url: str | None) -> str:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return reason if url is None else reason.replace(url, without_password(url))
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if url is not None:
+        reason = reason.replace(url, without_password(url))
+        for secret in _secrets(url):
+            reason = reason.replace(secret, "***")
+    return reason[:200]
+
+
+def _secrets(url: str) -> list[str]:
+    """What `without_password` leaves out, in every form in which a driver may quote it; the longest first."""
+    place, _, query = url.partition("://")[2].partition("?")
+    before, found, _ = place.rpartition("@")
+    parts = [before, *before.split(":", 1)[1:]] if found else []
+    parts += [part.partition("=")[2] for part in query.split("&") if _SECRET.search(part.partition("=")[0].lower())]
+    return sorted({form for part in parts if part for form in (part, unquote(part))}, key=len, reverse=True)
 
 
 def without_password(url: str) -> str:
-    """`url` without what stands before the @ of its host, for messages and files."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    """`url` for messages and files: without what stands before the last @ of its host, and without secret query keys.
+
+    A password may hold / and @ where it was not escaped, so that no parser of URLs finds its end.
+    """
+    scheme, separator, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    shown = place.rpartition("@")[2]
+    kept = [part for part in query.split("&") if part and not _SECRET.search(part.partition("=")[0].lower())]
+    return scheme + separator + shown + ("?" if kept else "") + "&".join(kept)
 
 
 def repair_journal(folder: Path) -> int:

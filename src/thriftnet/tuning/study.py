@@ -475,6 +475,9 @@ def open_search(
     except OSError as error:
         raise storage_error(folder, error, "nothing was trained") from None
     with one_writer(folder):
+        if storage is not None:
+            with odd_records(folder, storage):
+                open_storage(folder, storage)  # before anything is written that names it
         if begun:
             facts = _check_same(folder, study, data, storage)
         else:
