@@ -31,8 +31,7 @@ from thriftnet.data.decode import KINDS, common_channels, decode_all
 from thriftnet.data.image_files import NO_IMAGE, SHOWN, FoundFiles, find_images, folders_in, look_in
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError, UnlabelledError
-from thriftnet.storage import escaped
+from thriftnet.errors import DataError, UnlabelledError, escaped
 
 DEFAULT_SIDE = 32
 _NAMES = {

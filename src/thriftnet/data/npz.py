@@ -26,7 +26,7 @@ from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import array_bytes, check_decompressed
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, escaped
 from thriftnet.storage import why_refused
 
 _WHOLE = (("images", "labels"), ("x", "y"))
@@ -160,4 +160,6 @@ class NpzSource(Source):
                 f"{self._arrays.name('class_names')} has shape {names.shape} of {names.dtype}; it must be a list of at "
                 f"most {MOST_CLASSES:,} texts"
             )
-        return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names.tolist())
+        return tuple(
+            name.decode("utf-8", "replace") if isinstance(name, bytes) else escaped(name) for name in names.tolist()
+        )

@@ -31,7 +31,7 @@ from thriftnet.data.limits import check_decompressed, check_images
 from thriftnet.data.parquet_files import find_files
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError, UnlabelledError
+from thriftnet.errors import DataError, UnlabelledError, escaped
 from thriftnet.storage import parse_json
 
 IMAGE_COLUMNS = ("img", "image")
@@ -242,7 +242,7 @@ class ParquetSource(Source):
             names = described["info"]["features"][self._column]["names"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return ()  # other software writes other things there, and names are a convenience
-        return tuple(map(str, names)) if isinstance(names, list) else ()
+        return tuple(escaped(str(name)) for name in names) if isinstance(names, list) else ()
 
     def _match_classes(self, named: bool) -> list[str]:
         """Find the order of `class_names` in every file's own; notes. Raises DataError for classes of other names."""
