@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from thriftnet.errors import OutOfMemoryError, ThriftnetError, UserError
+from thriftnet.errors import ESCAPING, OutOfMemoryError, ThriftnetError, UserError
 from thriftnet.storage import refusals_named, storage_error, user_path
 
 app = typer.Typer(
@@ -635,7 +635,7 @@ def main() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold bytes that no encoding has
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ESCAPING)
     try:
         with refusals_named():
             app(prog_name="thriftnet")

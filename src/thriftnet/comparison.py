@@ -26,14 +26,14 @@ from thriftnet.data.kept import KeptSource
 from thriftnet.data.open import open_source
 from thriftnet.data.place import real_place, same_place
 from thriftnet.distributed.processes import from_environment
-from thriftnet.errors import RunFolderError, UserError, nearest
+from thriftnet.errors import RunFolderError, UserError, escaped, nearest
 from thriftnet.evaluation.compare import mean_interval
 from thriftnet.evaluation.per_image import PerImageResults, decode_per_image
 from thriftnet.evaluation.sides import LETTERS, Comparison, Side, compare_sides, interval_text
 from thriftnet.reporting.run_report import draw_evaluation_figures
 from thriftnet.run import Run, load_run
 from thriftnet.run_data import Split
-from thriftnet.storage import escaped, user_path
+from thriftnet.storage import user_path
 from thriftnet.tracking.display import tracked
 from thriftnet.training.interruption import watch_signals
 from thriftnet.training.progress import Display, LiveDisplay

@@ -22,9 +22,12 @@ The command line prints the message of any of these as one line and never shows 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Iterable
 
+ESCAPING = "thriftnet"
+"""For `errors` of whatever encodes text: what the encoding cannot hold is escaped as `escaped` does."""
 MOST_CHARACTERS = 10_000
 """Of a message: two of the longest paths that a system has, with the words around them."""
 
@@ -123,7 +126,28 @@ class Interrupted(ThriftnetError):
         self.exit_status = 128 + signal_number
 
 
+def escaped(text: str) -> str:
+    r"""`text` with bytes of a file's name that are no UTF-8 as `\xe9`: to be shown and stored, not to be opened."""
+    return text.encode("utf-8", ESCAPING).decode()
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    refused = error.object[error.start : error.end]
+    # Python holds a byte that is no UTF-8 as a lone surrogate, 0xDC00 above it.
+    held = (ord(each) - 0xDC00 if "\udc80" <= each <= "\udcff" else None for each in refused)
+    return "".join(
+        each.encode("ascii", "backslashreplace").decode() if byte is None else f"\\x{byte:02x}"
+        for each, byte in zip(refused, held, strict=True)
+    ), error.end
+
+
+codecs.register_error(ESCAPING, _escape)
+
+
 def _one_line(message: str) -> str:
+    message = escaped(message)
     if len(message) > MOST_CHARACTERS:
         half = MOST_CHARACTERS // 2
         message = f"{message[:half]} ... {message[-half:]}"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from thriftnet.config import RecipeConfig, Section
-from thriftnet.errors import RecipeError, nearest
+from thriftnet.errors import RecipeError, escaped, nearest
 from thriftnet.storage import user_path, why_refused
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -249,7 +249,7 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
                 raise RecipeError(
                     f"recipe {path} is larger than {MAX_RECIPE_BYTES:,} bytes; recipes are about 25 lines"
                 )
-            return path.stem, path.read_text(encoding="utf-8-sig"), path.parent
+            return escaped(path.stem), path.read_text(encoding="utf-8-sig"), path.parent
         except OSError as error:
             why = why_refused(error) or error.strerror or error
             raise RecipeError(f"recipe {path} cannot be read: {why}") from None

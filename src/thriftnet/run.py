@@ -20,11 +20,10 @@ from thriftnet.data.dataset import MOST_CLASSES
 from thriftnet.data.limits import MOST_IMAGES
 from thriftnet.data.place import same_place
 from thriftnet.data.prepare import LARGEST_SIDE, SMALLEST_SIDE
-from thriftnet.errors import NonFiniteLossError, RunFolderError
+from thriftnet.errors import NonFiniteLossError, RunFolderError, escaped
 from thriftnet.evaluation.metrics import Evaluation
 from thriftnet.memory import is_out_of_memory
 from thriftnet.models.build import build_model
-from thriftnet.storage import escaped
 from thriftnet.training.run_folder import RunFolder, Which
 
 AFTER_NON_FINITE = "train again with a lower optimizer.lr or optimizer.clip_norm=1.0"

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from thriftnet.errors import StorageError, UserError
+from thriftnet.errors import StorageError, UserError, escaped
 
 CACHE_VARIABLE = "THRIFTNET_CACHE"
 PARTIAL = ".partial-"
@@ -178,12 +178,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises StorageError as `atomic_path` does.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-
-
-def escaped(text: str) -> str:
-    r"""`text` with bytes of a file's name that are no UTF-8 as `\xe9`: to be shown and stored, not to be opened."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+        temporary.write_bytes(escaped(content).encode() if isinstance(content, str) else content)
 
 
 def parse_json(text: str | bytes) -> Any:

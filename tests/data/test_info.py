@@ -106,3 +106,26 @@ def test_a_sheet_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     source = ImageFolderSource(folder(tmp_path / "data"))
     with pytest.raises(StorageError, match="could not write"):
         describe(source, tmp_path / "missing" / "sheet.png")
+
+
+def test_a_validation_split_has_a_column(tmp_path: Path) -> None:
+    for name, count in (("train", 4), ("validation", 3), ("test", 2)):
+        folder(tmp_path / name, count)
+    info = describe(ImageFolderSource(tmp_path))
+    assert info.validation is not None
+    assert info.validation.per_class == (3, 3)
+    text = info.text()
+    assert "2 classes, 8 training images, 6 validation images and 4 test images" in text
+    assert text.splitlines()[-2:] == [
+        "    0  cat                 4          3        2",
+        "    1  dog                 4          3        2",
+    ]
+    assert info.as_dict()["splits"]["validation"]["images"] == 6
+
+
+def test_images_of_test_without_labels_are_counted(tmp_path: Path) -> None:
+    folder(tmp_path / "train", 2)
+    picture(tmp_path / "test" / "1.png")
+    info = describe(ImageFolderSource(tmp_path))
+    assert (info.test, info.unlabelled_test_images) == (None, 1)
+    assert "4 training images and 1 test images without labels" in info.text()

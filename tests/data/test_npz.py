@@ -48,7 +48,19 @@ def test_medmnist_names_with_labels_in_a_column(tmp_path: Path) -> None:
     assert source.train().images.shape == (4, 1, 16, 16)
     assert source.train().labels.tolist() == [0, 1, 1, 0]
     assert source.test().labels.tolist() == [0, 1, 1]
-    assert source.notes == ("not used: val_images, val_labels",)
+    validation = source.validation()
+    assert source.has_validation
+    assert validation is not None
+    assert validation.labels.tolist() == [0, 1]
+    assert source.notes == ("val_images is the validation split, unless data.validation_images is above 0",)
+
+
+def test_validation_arrays_stand_in_for_test(tmp_path: Path) -> None:
+    arrays = {"x_train": some(4, shape=(16, 16)), "y_train": np.arange(4) % 2}
+    source = NpzSource(saved(tmp_path, **arrays, x_val=some(2, shape=(16, 16)), y_val=np.arange(2)))
+    assert (source.has_test, source.has_validation, source.validation()) == (True, False, None)
+    assert source.test().labels.tolist() == [0, 1]
+    assert source.notes == ("no arrays of a test split: x_val is the test split",)
 
 
 @pytest.mark.parametrize("keys", [("images", "labels"), ("x", "y")])

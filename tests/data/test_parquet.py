@@ -387,3 +387,13 @@ def test_real_cifar_10() -> None:
     assert mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=0.001)
     assert std == pytest.approx((0.2470, 0.2435, 0.2616), abs=0.003)
     assert torch.bincount(source.test().labels).tolist() == [1_000] * 10
+
+
+def test_a_validation_split_beside_a_test_split_is_read(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("validation", 4), ("test", 2)):
+        write(tmp_path / f"{split}.parquet", pixels(count, seed=count), [number % 2 for number in range(count)])
+    source = ParquetSource(tmp_path)
+    validation = source.validation()
+    assert validation is not None
+    assert np.array_equal(validation.images.numpy(), pixels(4, seed=4).transpose(0, 3, 1, 2))
+    assert (source.has_validation, len(source.train()), len(source.test())) == (True, 6, 2)

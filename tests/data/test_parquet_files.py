@@ -112,17 +112,21 @@ def test_shards_of_several_versions_are_refused(tmp_path: Path, names: list[str]
 
 
 def test_shards_that_are_not_used_may_be_missing(tmp_path: Path) -> None:
-    made(tmp_path, "train.parquet", "test.parquet", "validation-00000-of-00002.parquet")
-    assert find_files(tmp_path)[1] == ("validation-*.parquet is not used",)
+    made(tmp_path, "train.parquet", "test.parquet", "validation.parquet", "dev-00000-of-00002.parquet")
+    assert find_files(tmp_path)[1][1:] == ("dev-*.parquet is not used",)
 
 
-def test_validation_stands_in_for_test_and_is_left_out_beside_it(tmp_path: Path) -> None:
+def test_validation_validates_or_stands_in_for_test(tmp_path: Path) -> None:
     made(tmp_path, "train.parquet", "validation.parquet")
     assert found(tmp_path)["test"] == ["validation.parquet"]
     assert find_files(tmp_path)[1] == ("validation-*.parquet is used as the test split",)
     made(tmp_path, "test.parquet", "odd.parquet")
     assert found(tmp_path)["test"] == ["test.parquet"]
-    assert find_files(tmp_path)[1] == ("validation-*.parquet is not used", "odd.parquet is not used")
+    assert found(tmp_path)["validation"] == ["validation.parquet"]
+    assert find_files(tmp_path)[1] == (
+        "validation-*.parquet is the validation split, unless data.validation_images is above 0",
+        "odd.parquet is not used",
+    )
 
 
 def test_what_is_not_used_or_incomplete_is_told(tmp_path: Path) -> None:

@@ -176,3 +176,11 @@ def test_a_run_that_held_images_out_does_so_again() -> None:
     assert torch.equal(
         data.validation_indices, prepare(Sealed(), DataConfig(), "validation", split_seed=0).validation_indices
     )
+
+
+def test_validation_images_of_another_side_are_refused(tmp_path: Path) -> None:
+    for split, side in (("train", 16), ("validation", 20), ("test", 16)):
+        write(tmp_path / f"{split}.parquet", pixels(6, side), [0, 1] * 3)
+    with pytest.raises(DataError, match="has training and validation images of 3x16x16 and 3x20x20 values"):
+        prepare(open_source(str(tmp_path)), DataConfig(), "validation", split_seed=0)
+    assert prepare(open_source(str(tmp_path)), DataConfig(validation_images=2), "validation", 0).validation is not None

@@ -25,7 +25,7 @@ from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import read_file
 from thriftnet.data.place import as_given
 from thriftnet.data.safe_pickle import field, load_pickle
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, escaped
 from thriftnet.storage import why_refused
 
 SIDE, CHANNELS = 32, 3
@@ -197,7 +197,9 @@ class CifarSource(Source):
             meta = load_pickle(content, where)
             stored = field(meta, self._layout.names) if isinstance(meta, dict) else None
             stored = stored if isinstance(stored, list) else []
-            names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in stored)
+            names = tuple(
+                name.decode("utf-8", "replace") if isinstance(name, bytes) else escaped(str(name)) for name in stored
+            )
         if len(names) != self._layout.classes:
             raise DataError(f"{where} names {len(names)} classes, not {self._layout.classes}; {self._again()}")
         return names

@@ -13,6 +13,8 @@ from torch import Tensor
 
 CARVED = "a fixed stratified fifth of the images is the test split"
 """What a source with `carved_test` says of it, after why."""
+VALIDATES = "is the validation split, unless data.validation_images is above 0"
+"""What a source with `has_validation` says of it, after where it lies."""
 MOST_CLASSES = 10_000
 """A table of confusions has its square: 800 MB. The largest sets of photographs have about as many."""
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thriftnet.data.decode import ENDINGS
-from thriftnet.storage import escaped, why_refused
+from thriftnet.errors import escaped
+from thriftnet.storage import why_refused
 
 SHOWN = 3
 """Names in a note."""

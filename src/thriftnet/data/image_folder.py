@@ -26,13 +26,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from thriftnet.data.dataset import CARVED, LabelledImages, Source
+from thriftnet.data.dataset import CARVED, VALIDATES, LabelledImages, Source
 from thriftnet.data.decode import KINDS, common_channels, decode_all
 from thriftnet.data.image_files import NO_IMAGE, SHOWN, FoundFiles, find_images, folders_in, look_in
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError, UnlabelledError
-from thriftnet.storage import escaped
+from thriftnet.errors import DataError, UnlabelledError, escaped
 
 DEFAULT_SIDE = 32
 _NAMES = {
@@ -107,7 +106,7 @@ class ImageFolderSource(Source):
             self.notes += (f"no labelled test images: {split['validation'][0].name} is the test split",)
         if self._validation.paths:
             name = split["validation"][0].name
-            self.notes += (f"{name} is the validation split, unless data.validation_images is above 0",)
+            self.notes += (f"{name} {VALIDATES}",)
         self.has_test = bool(self._test.paths)
         used = [train, *(split[kind][0] for kind in ("validation", "test") if split[kind])]
         unused = self._note_unused(used)
@@ -239,7 +238,7 @@ class ImageFolderSource(Source):
         if all(len(each) > 1 for each in inside):
             self.notes += (
                 f"the {len(inside)} folders {_some(self._classes)} are the classes; their images lie in "
-                f"{sum(map(len, inside))} folders further in: to have those as classes, put them into one folder",
+                f"{sum(map(len, inside))} folders further in: to have those as classes, give a folder of links to them",
             )
 
     def _list_split(self, folder: Path, split: str) -> _Files:

@@ -76,25 +76,30 @@ class DataInfo:
 
     def text(self) -> str:
         """For a person: a few facts, then a line a class."""
+        held_out = [""] * len(self.class_names)
+        if self.validation is not None:
+            held_out = [f" {count:>10,}" for count in self.validation.per_class]
         tested = ["-"] * len(self.class_names) if self.test is None else [f"{count:,}" for count in self.test.per_class]
         channels, height, width = self.train.shape
         width_of_names = max(12, *map(len, self.class_names))
         unlabelled = f"{self.unlabelled_test_images:,} test images without labels (they can only be predicted)"
-        validation = "" if self.validation is None else f", {self.validation.images:,} validation images"
+        validates = "" if self.validation is None else f", {self.validation.images:,} validation images"
         without = unlabelled if self.unlabelled_test_images else "no test split"
         lines = [
             f"{self.location} ({self.format})",
-            f"{len(self.class_names)} classes, {self.train.images:,} training images{validation} and "
+            f"{len(self.class_names)} classes, {self.train.images:,} training images{validates} and "
             + (f"{self.test.images:,} test images" if self.test else without),
             f"{width}x{height} pixels, {'grey' if channels == 1 else 'RGB'}, uint8",
             f"mean {_numbers(self.mean)}  std {_numbers(self.std)}  (training split, in [0, 1])",
             f"sha256 {self.fingerprint} (training split)",
             *(f"note: {note}" for note in self.notes),
-            f"{'label':>5}  {'class':<{width_of_names}} {'train':>8} {'test':>8}",
+            f"{'label':>5}  {'class':<{width_of_names}} {'train':>8}"
+            + ("" if self.validation is None else f" {'validation':>10}")
+            + f" {'test':>8}",
         ]
-        rows = zip(self.class_names, self.train.per_class, tested, strict=True)
-        for label, (name, train, test) in enumerate(rows):
-            lines.append(f"{label:>5}  {name:<{width_of_names}} {train:>8,} {test:>8}")
+        rows = zip(self.class_names, self.train.per_class, held_out, tested, strict=True)
+        for label, (name, train, validation, test) in enumerate(rows):
+            lines.append(f"{label:>5}  {name:<{width_of_names}} {train:>8,}{validation} {test:>8}")
         return "\n".join(lines)
 
 

@@ -2,9 +2,10 @@
 
     images, labels                                             a fixed stratified fifth is the test split
     x_train, y_train, x_test, y_test                           as Keras has it
-    train_images, train_labels, test_images, test_labels       as MedMNIST has it; val_images is not used
+    train_images, train_labels, test_images, test_labels       as MedMNIST has it
 
-and `class_names` where present. Layouts are found by `arrays.as_images`. Objects in arrays are refused, never loaded.
+and `x_val`, `y_val` (or `val_images`, `val_labels`), the validation split, or that of the test without one, and
+`class_names` where present. Layouts are found by `arrays.as_images`. Objects in arrays are refused, never loaded.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import numpy as np
 from numpy.lib import format as npy
 
 from thriftnet.data.arrays import as_images, as_labels, check_label_range, numbered_classes
-from thriftnet.data.dataset import CARVED, MOST_CLASSES, LabelledImages, Source
+from thriftnet.data.dataset import CARVED, MOST_CLASSES, VALIDATES, LabelledImages, Source
 from thriftnet.data.decode import convert_all
 from thriftnet.data.limits import array_bytes, check_decompressed
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError
+from thriftnet.errors import DataError, escaped
 from thriftnet.storage import why_refused
 
 _WHOLE = (("images", "labels"), ("x", "y"))
 _TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"))
 _TEST = (("x_test", "y_test"), ("test_images", "test_labels"))
+_VALIDATION = (("x_val", "y_val"), ("x_valid", "y_valid"), ("val_images", "val_labels"))
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -107,21 +109,27 @@ class NpzSource(Source):
         """`image_side`: pixels to resize to; None keeps the images' own side."""
         self.location = as_given(path)
         self._arrays, self._side = NpzArrays(path), image_side
-        train, test, whole = (self._pair(pairs) for pairs in (_TRAIN, _TEST, _WHOLE))
+        train, validation, test, whole = (self._pair(pairs) for pairs in (_TRAIN, _VALIDATION, _TEST, _WHOLE))
         found = train or whole
         if found is None:
             raise DataError(
                 f"{path} holds {', '.join(self._arrays.keys) or 'nothing'}; name the arrays images and labels, or "
                 f"x_train, y_train, x_test and y_test"
             )
-        self._train, self._test = found, test
+        stands_in = train is not None and test is None and validation is not None
+        if stands_in:
+            test, validation = validation, None
+        self._train, self._validation, self._test = found, validation, test
+        self.has_validation = validation is not None
         self.carved_test = train is None and test is None
         self.has_test = self.carved_test or test is not None
         stored, where = self._arrays.read(found[1]), self._arrays.name(found[1])
         listed = stored if stored.ndim else stored[None][:0]  # `train` says what is wrong with a single number
         self.class_names = self._names() or numbered_classes(as_labels(listed, where, len(listed)), where)
-        used = {*found, *(test or ()), "class_names"}
+        used = {*found, *(validation or ()), *(test or ()), "class_names"}
         self.notes = (f"no test split: {CARVED}",) if self.carved_test else ()
+        self.notes += (f"no arrays of a test split: {test[0]} is the test split",) if stands_in and test else ()
+        self.notes += () if validation is None else (f"{validation[0]} {VALIDATES}",)
         unused = [key for key in self._arrays.keys if key not in used]
         self.notes += (f"not used: {', '.join(unused)}",) if unused else ()
 
@@ -129,6 +137,10 @@ class NpzSource(Source):
         """The training split."""
         everything = self._read(self._train)
         return everything.select(carve_test(everything.labels)[0]) if self.carved_test else everything
+
+    def validation(self) -> LabelledImages | None:
+        """The validation split; None where there is none."""
+        return None if self._validation is None else self._read(self._validation)
 
     def test(self) -> LabelledImages:
         """The test split."""
@@ -160,4 +172,6 @@ class NpzSource(Source):
                 f"{self._arrays.name('class_names')} has shape {names.shape} of {names.dtype}; it must be a list of at "
                 f"most {MOST_CLASSES:,} texts"
             )
-        return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names.tolist())
+        return tuple(
+            name.decode("utf-8", "replace") if isinstance(name, bytes) else escaped(name) for name in names.tolist()
+        )

@@ -14,8 +14,8 @@ from thriftnet.data.image_folder import ImageFolderSource
 from thriftnet.data.npz import NpzSource
 from thriftnet.data.parquet_files import set_folders
 from thriftnet.data.place import kind_of
-from thriftnet.errors import DataError, nearest
-from thriftnet.storage import escaped, user_path
+from thriftnet.errors import DataError, escaped, nearest
+from thriftnet.storage import user_path
 
 VARIABLE = "THRIFTNET_DATA"
 NAMES = ("digits", *ARCHIVES)

@@ -31,7 +31,7 @@ from thriftnet.data.limits import check_decompressed, check_images
 from thriftnet.data.parquet_files import find_files
 from thriftnet.data.place import as_given
 from thriftnet.data.splits import carve_test
-from thriftnet.errors import DataError, UnlabelledError
+from thriftnet.errors import DataError, UnlabelledError, escaped
 from thriftnet.storage import parse_json
 
 IMAGE_COLUMNS = ("img", "image")
@@ -155,6 +155,7 @@ class ParquetSource(Source):
         splits, notes = find_files(path)
         self.carved_test = "all" in splits
         self.has_test = self.carved_test or "test" in splits
+        self.has_validation = "validation" in splits
         self._files = {split: [ParquetImages.open(file) for file in files] for split, files in splits.items()}
         naming = next(iter(self._files.values()))
         self._column = self._common_label_column(naming)
@@ -170,6 +171,10 @@ class ParquetSource(Source):
             return self._read("all", carve_test(self._labels(self._files["all"]))[0])
         return self._read("train")
 
+    def validation(self) -> LabelledImages | None:
+        """The validation split, as `test`; None where there is none, or where that is the test split."""
+        return self._read("validation") if self.has_validation else None
+
     def test(self) -> LabelledImages:
         """The test split, with the channels and the side of the training split."""
         if "all" in self._files:
@@ -182,7 +187,7 @@ class ParquetSource(Source):
         labels = self._labels(self._files[split])
         if len(labels) == 0:
             raise DataError(f"{self.location} has no rows in its {split} split; download it again")
-        if split == "test" and self._named_by_folders:
+        if split != next(iter(self._files)) and self._named_by_folders:
             labels = self._as_folders_say(labels, self._files[split])
         check_label_range(labels, len(self.class_names), f"{self.location}, split {split},")
         wanted = None if indices is None else np.isin(np.arange(len(labels)), indices.numpy())
@@ -242,7 +247,7 @@ class ParquetSource(Source):
             names = described["info"]["features"][self._column]["names"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return ()  # other software writes other things there, and names are a convenience
-        return tuple(map(str, names)) if isinstance(names, list) else ()
+        return tuple(escaped(str(name)) for name in names) if isinstance(names, list) else ()
 
     def _match_classes(self, named: bool) -> list[str]:
         """Find the order of `class_names` in every file's own; notes. Raises DataError for classes of other names."""

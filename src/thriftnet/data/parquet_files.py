@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from thriftnet.data.dataset import CARVED
+from thriftnet.data.dataset import CARVED, VALIDATES
 from thriftnet.errors import DataError
 
 _TRAIN = ("train", "training", "partial-train")
@@ -22,14 +22,14 @@ _TEST = (
     *("validation", "valid", "val", "dev", "partial-validation"),
 )
 """In the order in which they are preferred as the test split. `partial-`: the Hub converts the first 5 GB only."""
-_REAL_TESTS = _TEST[:5]
+_REAL_TESTS, _VALIDATION = _TEST[:5], _TEST[5:]
 _NAMES = "|".join(sorted((*_TRAIN, *_TEST), key=len, reverse=True))
 _IN_FRONT, _BEHIND = (re.compile(form, re.IGNORECASE) for form in (rf"({_NAMES})(?![a-z])", rf".*[-_.]({_NAMES})$"))
 _SHARD = re.compile(r"[-_.]?(\d{5})-of-(\d{5})(?:-[0-9a-z]+)?$", re.IGNORECASE)
 
 
 def find_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """({split: its files in order}, notes) of a file or a folder; splits are `train` and `test`, or `all`.
+    """({split: its files in order}, notes) of a file or a folder; splits are `train`, `test`, `validation`, or `all`.
 
     The first split names the classes. Raises DataError where there is no file, where there are several sets, and where
     shards are missing.
@@ -47,12 +47,16 @@ def find_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     if set(by_name) == {"all"}:
         _check_complete(by_name["all"])
         return by_name, (f"no test split of its own: {CARVED}", *notes)
-    chosen = [next((name for name in names if name in by_name), None) for names in (_TRAIN, _TEST)]
-    splits = {split: by_name[name] for split, name in zip(("train", "test"), chosen, strict=True) if name is not None}
+    chosen = [next((name for name in names if name in by_name), None) for names in (_TRAIN, _TEST, _VALIDATION)]
+    if chosen[1] not in _REAL_TESTS:
+        chosen[2] = None  # it is the test split
+    kinds = ("train", "test", "validation")
+    splits = {split: by_name[name] for split, name in zip(kinds, chosen, strict=True) if name is not None}
     for files in splits.values():
         _check_complete(files)
     test = chosen[1]
     told = [f"{_shown(test, by_name)} is used as the test split"] if test and test not in _REAL_TESTS else []
+    told += [f"{_shown(chosen[2], by_name)} {VALIDATES}"] if chosen[2] else []
     told += [f"{name} holds a part of its split only" for name in chosen if name and name.startswith("partial-")]
     told += [f"{_shown(name, by_name)} is not used" for name in by_name if name not in ("all", *chosen)]
     told += [f"{file.name} is not used" for file in by_name.get("all", [])]

@@ -29,8 +29,7 @@ from thriftnet.data.limits import read_file
 from thriftnet.data.npz import NpzArrays
 from thriftnet.data.place import kind_of
 from thriftnet.data.safe_pickle import field, load_pickle, shortly
-from thriftnet.errors import DataError
-from thriftnet.storage import escaped
+from thriftnet.errors import DataError, escaped
 
 _NPZ_IMAGES = ("images", "data", "x_test", "test_images")
 _LABEL_KEYS = ("labels", "fine_labels")

@@ -60,6 +60,12 @@ def prepare(
     check_images(everything, source, config.image_side)
     own = source.validation() if own_validation and not config.validation_images else None
     held_out = config.validation_images if own is None else 0
+    if own is not None and own.images.shape[1:] != everything.images.shape[1:]:
+        shapes = " and ".join("x".join(map(str, data.images.shape[1:])) for data in (everything, own))
+        raise DataError(
+            f"{source.location} has training and validation images of {shapes} values; bring both to one side with "
+            "data.image_side, or hold images out with data.validation_images"
+        )
     train_indices, validation_indices = split_training(everything.labels, held_out, config.train_images, split_seed)
     validation = own if own is not None else everything.select(validation_indices)
     if selection == "validation" and len(validation) == 0:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from thriftnet.errors import RunFolderError
-from thriftnet.storage import escaped, parse_json
+from thriftnet.errors import RunFolderError, escaped
+from thriftnet.storage import parse_json
 
 _TENSORS = {"labels": torch.int32, "predicted": torch.int32, "true_class_probability": torch.float32}
 _TEXTS = ("location", "images_sha256", "weights_sha256")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from thriftnet.errors import ESCAPING
 from thriftnet.storage import atomic_path
 
 
@@ -36,7 +37,7 @@ def write_predictions(
     columns = [] if probabilities is None else [f"p_{name}" for name in class_names]
     # NumPy's str of a float32 is the shortest that reads back the same; Python's would show float64 digits.
     rows: Iterable[Iterable[Any]] = [()] * len(labels) if probabilities is None else probabilities.cpu().numpy()
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors=ESCAPING, newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["ID", "Label", *columns])
         for identity, label, row in zip(ids, labels, rows, strict=True):

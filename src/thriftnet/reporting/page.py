@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import thriftnet
+from thriftnet.errors import escaped
 from thriftnet.reporting.confusion import Confusion, shown_confusion
 from thriftnet.reporting.figures import inline_svg
 from thriftnet.reporting.tables import Cell, Link, Table, breakable, cell_text, shown_table
@@ -162,5 +163,4 @@ def render_page(page: Page) -> str:
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=thriftnet.__version__,
     )
-    # Names of files may hold bytes that are no text; Python carries them as lone surrogates.
-    return text.encode("utf-8", "backslashreplace").decode()
+    return escaped(text)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig
-from thriftnet.errors import RecipeError, RunFolderError, StorageError
+from thriftnet.errors import RecipeError, RunFolderError, StorageError, escaped
 from thriftnet.memory import is_out_of_memory
 from thriftnet.storage import PARTIAL, parse_json, storage_error, why_refused, write_atomic
 from thriftnet.training import checksums, seen_images
@@ -355,7 +355,7 @@ class RunFolder:
         write_atomic(self.path / checksums.NAME, sums.render())
 
     def _write(self, name: str, content: bytes | str, removed: Sequence[str] = ()) -> None:
-        encoded = content.encode() if isinstance(content, str) else content
+        encoded = escaped(content).encode() if isinstance(content, str) else content
         if self._batch is not None:
             self._batch.files[name] = encoded
             self._batch.removed += removed

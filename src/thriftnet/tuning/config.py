@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from thriftnet import recipe as recipes
 from thriftnet.config import RecipeConfig, Section
 from thriftnet.config.fields import Count, Positive
-from thriftnet.errors import RecipeError, StudyError, nearest
+from thriftnet.errors import RecipeError, StudyError, escaped, nearest
 from thriftnet.storage import user_path, why_refused
 from thriftnet.tuning.space import Axis, flatten, grid, overrides, parse_constraint, value_at
 from thriftnet.twins import narrow, refuse_set_twice, shorten
@@ -311,7 +311,7 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
         try:
             if path.stat().st_size > MAX_STUDY_BYTES:
                 raise StudyError(f"study {path} is larger than {MAX_STUDY_BYTES:,} bytes; studies are about 25 lines")
-            return path.stem, path.read_text(encoding="utf-8-sig"), path.parent
+            return escaped(path.stem), path.read_text(encoding="utf-8-sig"), path.parent
         except OSError as error:
             why = why_refused(error) or error.strerror or error
             raise StudyError(f"study {path} cannot be read: {why}") from None
