@@ -238,7 +238,9 @@ def _why_not(first: Run, second: Run, split: Split) -> list[str]:
     elif left.fingerprint != right.fingerprint:
         reasons.append(f"they were trained on different data ({left.location} against {right.location})")
     elif split != "test" and _held_out(first) != _held_out(second):
-        reasons.append(f"their {split} splits differ (the data's own, data.validation_images or training.split_seed)")
+        same_own = left.validation_fingerprint == right.validation_fingerprint
+        why = "data.validation_images or training.split_seed" if same_own else "the validation split of the data"
+        reasons.append(f"their {split} splits differ ({why})")
     chosen = [selection_label(run, split) for run in (first, second)]
     if ("selected" in chosen[0]) != ("selected" in chosen[1]):
         reasons.append(f"on the {split} split one is {chosen[0]}, the other {chosen[1]}")
