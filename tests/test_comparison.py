@@ -247,17 +247,17 @@ class TestCompare:
         assert mixed.stderr == ""
 
     def test_the_command_names_the_data_that_recipes_were_trained_on(
-        self, shared_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("THRIFTNET_DATA", str(shared_run.data))
+        monkeypatch.setenv("THRIFTNET_DATA", str(trained.data))
         compared = thriftnet.compare(
-            [shared_run.path, str(shared_run.recipe)],
+            [trained.path, str(trained.recipe)],
             "validation",
             seeds=1,
             out=tmp_path,
             overrides=["training.epochs=1"],
         )
-        assert f"--data {shared_run.data} " in compared.command
+        assert f"--data {trained.data} " in compared.command
 
     def test_the_honest_protocol_reaches_the_recipes(self, shared_run: Trained, tmp_path: Path) -> None:
         compared = thriftnet.compare(
